@@ -1,0 +1,134 @@
+/*
+ * fmt_ranges.c: DumpType 8, 9 and 0xA ("RDMP", written by WinDbg's .dump).
+ * A table of (frame, count) ranges; their pages follow in the table's order.
+ *
+ * SPDX-License-Identifier: MIT
+ */
+#include <inttypes.h>
+
+#include "internal.h"
+
+enum {
+    ENTRY_SIZE = 16,
+    METADATA_FROM = 0x20, /* MetadataSize counts from here ... */
+    TABLE_FROM = 0x30     /* ... and this much of it precedes the table */
+};
+
+/* Check entry 'i' and add it to 'runs'. */
+static enum kdmp_status
+add_range(struct kdmp_run *run, uint64_t pfn, uint64_t pages, uint64_t *total,
+          uint64_t where, struct kdmp_error *err)
+{
+    if (pfn >= MAX_PFN || pages > MAX_PFN - pfn)
+        return kdmp_fail(err, KDMP_E_FORMAT, where,
+                         "a range (frame 0x%" PRIx64 ", 0x%" PRIx64
+                         " pages) lies beyond the 52-bit address space",
+                         pfn, pages);
+    if (pages >= MAX_PAGES - *total)
+        return kdmp_fail(err, KDMP_E_FORMAT, where,
+                         "the ranges describe more than the limit of 64 TiB");
+    run->pfn = pfn;
+    run->count = pages;
+    *total += pages;
+    return KDMP_OK;
+}
+
+/* Read the table into 'runs' (room for 'limit'). */
+static enum kdmp_status
+read_table(struct kdmp_dump *dump, struct kdmp_run *runs, uint64_t limit,
+           uint64_t *used_out, uint64_t *total_out, struct kdmp_error *err)
+{
+    struct kdmp_info *info = &dump->info;
+    uint64_t table = info->header_size + TABLE_FROM, used = 0, total = 0, i;
+    int counted = info->field[KDMP_F_DUMP_TYPE] == 0xa;
+    enum kdmp_status status;
+
+    for (i = 0; i < limit; i++) {
+        uint64_t where = table + i * ENTRY_SIZE, pfn, pages;
+        uint8_t entry[ENTRY_SIZE];
+
+        status = kdmp_file_read(&dump->file, where, entry, sizeof(entry), err);
+        if (status != KDMP_OK)
+            return status;
+        pfn = load_le64(entry);
+        pages = load_le64(entry + 8);
+        if (pfn == 0 || (counted && total == info->pages_claimed))
+            break;
+        if (pages == 0)
+            continue;
+        status = add_range(&runs[used], pfn, pages, &total, where, err);
+        if (status != KDMP_OK)
+            return status;
+        if (counted && total > info->pages_claimed)
+            return kdmp_fail(err, KDMP_E_FORMAT, where,
+                             "the ranges describe 0x%" PRIx64
+                             " pages, more than the total of 0x%" PRIx64,
+                             total, info->pages_claimed);
+        runs[used].file_offset =
+            info->first_page + ((total - pages) << PAGE_SHIFT);
+        used++;
+    }
+    *used_out = used;
+    *total_out = total;
+    return KDMP_OK;
+}
+
+enum kdmp_status
+kdmp_load_ranges(struct kdmp_dump *dump, struct kdmp_error *err)
+{
+    struct kdmp_info *info = &dump->info;
+    uint64_t base = info->header_size, table = base + TABLE_FROM;
+    uint64_t metadata, limit, used = 0, total = 0;
+    struct kdmp_run *runs;
+    uint8_t block[TABLE_FROM];
+    enum kdmp_status status;
+
+    status = kdmp_file_read(&dump->file, base, block, sizeof(block), err);
+    if (status != KDMP_OK) {
+        if (err != NULL)
+            err->where = dump->file.size;
+        return status;
+    }
+    metadata = load_le64(block + 0x10);
+    info->layout = KDMP_LAYOUT_RANGES;
+    info->first_page = load_le64(block + 0x18);
+    if (metadata < ENTRY_SIZE || metadata % ENTRY_SIZE != 0)
+        return kdmp_fail(err, KDMP_E_FORMAT, base + 0x10,
+                         "the metadata size 0x%" PRIx64
+                         " is not a positive multiple of 0x10",
+                         metadata);
+    if (metadata > dump->file.size
+        || base + METADATA_FROM > dump->file.size - metadata)
+        return kdmp_fail(err, KDMP_E_FORMAT, dump->file.size,
+                         "the file ends inside the range table (metadata of "
+                         "0x%" PRIx64 " bytes)",
+                         metadata);
+    if (info->first_page < base + METADATA_FROM + metadata)
+        return kdmp_fail(err, KDMP_E_FORMAT, base + 0x18,
+                         "the first page (0x%" PRIx64
+                         ") lies inside the range table",
+                         info->first_page);
+    if (info->first_page > UINT64_MAX - (MAX_PAGES << PAGE_SHIFT))
+        return kdmp_fail(err, KDMP_E_FORMAT, base + 0x18,
+                         "the first page's offset 0x%" PRIx64
+                         " is beyond any file",
+                         info->first_page);
+    if (info->field[KDMP_F_DUMP_TYPE] == 0xa)
+        info->pages_claimed = load_le64(block + 0x28);
+    limit = (metadata - ENTRY_SIZE) / ENTRY_SIZE;
+    if (limit == 0)
+        return kdmp_fail(err, KDMP_E_FORMAT, table, "the range table is empty");
+
+    runs = kdmp_calloc(limit, sizeof(*runs));
+    if (runs == NULL)
+        return kdmp_fail(err, KDMP_E_NOMEM, 0, "out of memory");
+    status = read_table(dump, runs, limit, &used, &total, err);
+    if (status == KDMP_OK
+        && kdmp_index_runs(&dump->index, PAGE_SHIFT, runs, used, dump->file.size,
+                           &info->pages_overlapped)
+               != KDMP_OK)
+        status = kdmp_fail(err, KDMP_E_NOMEM, 0, "out of memory");
+    kdmp_free(runs);
+    info->data_end = info->first_page + (total << PAGE_SHIFT);
+    return status;
+}

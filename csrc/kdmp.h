@@ -1,0 +1,434 @@
+/*
+ * kdmp: read Windows kernel crash dumps.
+ *
+ * The C interface of the core.  It needs C11 and nothing else; the text
+ * between the two markers is plain enough for cffi to parse as it is.
+ *
+ * Conventions.  Addresses, offsets and sizes inside a dump are uint64_t on
+ * every host.  A function that can fail returns enum kdmp_status and sets its
+ * outputs to a safe value first.  Nothing here prints, keeps global state or
+ * allocates in proportion to a number that only the file claims.
+ *
+ * Threads.  A dump is immutable once open: any number of threads may use it
+ * at once.  kdmp_close() must not run while another call uses the handle.
+ *
+ * SPDX-License-Identifier: MIT
+ */
+#ifndef KDMP_H
+#define KDMP_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* <cdef> */
+
+/*
+ * Why a call failed.  The values from KDMP_E_NOT_PRESENT to KDMP_E_LIMIT are
+ * answers about memory ("not there, because"), the others are failures.
+ */
+enum kdmp_status {
+    KDMP_OK = 0,
+    KDMP_E_NOMEM = 1,
+    KDMP_E_OS = 2,          /* see kdmp_error.os_errno */
+    KDMP_E_WRONG_FILE = 3,  /* not a kernel dump; the message says what it is */
+    KDMP_E_FORMAT = 4,      /* the file contradicts itself; where = offset */
+    KDMP_E_UNSUPPORTED = 5, /* a kernel dump that cannot do what was asked */
+    KDMP_E_ARGUMENT = 6,    /* a parameter makes no sense */
+    KDMP_E_NOT_PRESENT = 7, /* a page-table entry says: no page here */
+    KDMP_E_NOT_IN_DUMP = 8, /* the frame exists but was not captured */
+    KDMP_E_TRUNCATED = 9,   /* captured, but beyond the end of the file */
+    KDMP_E_NON_CANONICAL = 10,
+    KDMP_E_BAD_ENTRY = 11,  /* a present entry with reserved bits set */
+    KDMP_E_ADDRESS_END = 12, /* the range runs past the last address */
+    KDMP_E_LIMIT = 13,      /* a string without its end within the limit */
+    KDMP_STATUS_COUNT = 14
+};
+
+/* Details of a failure.  Owned by the caller; no allocation behind it. */
+struct kdmp_error {
+    enum kdmp_status status;
+    int os_errno;
+    uint64_t where; /* file offset (formats) or address (memory) */
+    char message[200];
+};
+
+/* How the bytes of a frame are found in the file. */
+enum kdmp_layout {
+    KDMP_LAYOUT_NONE = 0,   /* header only */
+    KDMP_LAYOUT_RUNS = 1,   /* DumpType 1: physical memory descriptor */
+    KDMP_LAYOUT_SUMMARY = 2, /* DumpType 2 of Windows 7 and older: old bitmap */
+    KDMP_LAYOUT_BITMAP = 3, /* DumpType 5, 6, 7 */
+    KDMP_LAYOUT_RANGES = 4, /* DumpType 8, 9, 0xA: RDMP */
+    KDMP_LAYOUT_TRIAGE = 5, /* DumpType 4: virtual ranges, no frames */
+    KDMP_LAYOUT_RAW = 6,    /* a memory image; file position from given runs */
+    KDMP_LAYOUT_COUNT = 7
+};
+
+/* What addresses of a space mean, and how they become frames. */
+enum kdmp_paging {
+    KDMP_PAGING_PHYSICAL = 0, /* addresses are physical; no walk */
+    KDMP_PAGING_X64 = 1,      /* 4 levels */
+    KDMP_PAGING_LA57 = 2,     /* 5 levels */
+    KDMP_PAGING_X86 = 3,      /* 2 levels, 4-byte entries */
+    KDMP_PAGING_PAE = 4,
+    KDMP_PAGING_ARM64 = 5,    /* 4 KiB granule, 48 bits */
+    KDMP_PAGING_TRIAGE = 6,   /* virtual ranges of a triage dump; no walk */
+    KDMP_PAGING_COUNT = 7
+};
+
+/* How the paging of a dump was chosen (kdmp_choose_paging). */
+enum kdmp_paging_source {
+    KDMP_PAGING_FROM_MACHINE = 0, /* the machine type leaves no choice */
+    KDMP_PAGING_FROM_KDBG = 1,    /* PagingLevels in the debugger data block */
+    KDMP_PAGING_FROM_TRIAL = 2,   /* only this one maps the kernel's data */
+    KDMP_PAGING_BY_DEFAULT = 3,   /* nothing to tell by */
+    KDMP_PAGING_FROM_HEADER = 4   /* PaeEnabled of the 32-bit header */
+};
+
+/* Named fields of the dump header.  See kdmp_field_name(). */
+enum kdmp_field {
+    KDMP_F_MAJOR_VERSION = 0,
+    KDMP_F_MINOR_VERSION = 1,
+    KDMP_F_DIRECTORY_TABLE_BASE = 2,
+    KDMP_F_PFN_DATABASE = 3,
+    KDMP_F_PS_LOADED_MODULE_LIST = 4,
+    KDMP_F_PS_ACTIVE_PROCESS_HEAD = 5,
+    KDMP_F_MACHINE_IMAGE_TYPE = 6,
+    KDMP_F_NUMBER_PROCESSORS = 7,
+    KDMP_F_BUG_CHECK_CODE = 8,
+    KDMP_F_BUG_CHECK_PARAMETER1 = 9,
+    KDMP_F_BUG_CHECK_PARAMETER2 = 10,
+    KDMP_F_BUG_CHECK_PARAMETER3 = 11,
+    KDMP_F_BUG_CHECK_PARAMETER4 = 12,
+    KDMP_F_KD_DEBUGGER_DATA_BLOCK = 13,
+    KDMP_F_NUMBER_OF_RUNS = 14,
+    KDMP_F_NUMBER_OF_PAGES = 15,
+    KDMP_F_DUMP_TYPE = 16,
+    KDMP_F_REQUIRED_DUMP_SPACE = 17,
+    KDMP_F_SYSTEM_TIME = 18,    /* FILETIME */
+    KDMP_F_SYSTEM_UP_TIME = 19, /* 100 ns */
+    KDMP_F_MINI_DUMP_FIELDS = 20,
+    KDMP_F_SECONDARY_DATA_STATE = 21,
+    KDMP_F_PRODUCT_TYPE = 22,
+    KDMP_F_SUITE_MASK = 23,
+    KDMP_F_WRITER_STATUS = 24,
+    KDMP_F_KD_SECONDARY_VERSION = 25,
+    KDMP_F_ATTRIBUTES = 26,
+    KDMP_F_BOOT_ID = 27,
+    KDMP_F_PAE_ENABLED = 28, /* 32-bit header only */
+    KDMP_FIELD_COUNT = 29
+};
+
+/*
+ * The decoded header.  A field that the writer left as filler ("PAGE"), or
+ * that this header size does not have, has its bit in 'absent' set (bit
+ * number = enum kdmp_field) and reads as 0.
+ */
+struct kdmp_info {
+    uint64_t field[KDMP_FIELD_COUNT];
+    uint64_t absent;
+    char version_user[33]; /* "" when absent */
+    char comment[129];
+    uint8_t has_version_user;
+    uint8_t has_comment;
+    uint8_t pointer_size;  /* 4 or 8 */
+    uint8_t machine;       /* enum kdmp_machine */
+    enum kdmp_layout layout;
+    uint32_t header_size;    /* 0x1000, 0x2000; 0 for raw images */
+    uint32_t context_offset; /* file offset of ContextRecord */
+    uint32_t context_size;   /* bytes of the record's area */
+    uint32_t exception_offset;
+    uint32_t exception_size;
+    uint64_t file_size;
+    uint64_t first_page;      /* file offset of the first stored page */
+    uint64_t pages_described; /* frames that the layout describes */
+    uint64_t pages_available; /* ... whose bytes are in the file */
+    uint64_t pages_claimed;   /* what the layout's own counter says */
+    uint64_t pages_overlapped; /* described more than once; first wins */
+    uint64_t pfn_end;         /* highest described frame + 1 */
+    uint64_t bitmap_bits;     /* 0 unless the layout has a bitmap */
+    uint64_t data_end;        /* file offset after the last described page */
+};
+
+enum kdmp_machine {
+    KDMP_MACHINE_UNKNOWN = 0,
+    KDMP_MACHINE_X64 = 1,
+    KDMP_MACHINE_X86 = 2,
+    KDMP_MACHINE_ARM64 = 3,
+    KDMP_MACHINE_ARM = 4,
+    KDMP_MACHINE_IA64 = 5
+};
+
+/* A stretch of frames.  file_offset is where the first one is stored. */
+struct kdmp_run {
+    uint64_t pfn;
+    uint64_t count;
+    uint64_t file_offset;
+};
+
+/*
+ * A stretch of bytes that are contiguous where they are kept.  'ptr' is NULL
+ * when they must be read from the file; they then start at 'file_offset'.
+ */
+struct kdmp_extent {
+    const uint8_t *ptr;
+    uint64_t file_offset;
+    uint64_t length;
+};
+
+/*
+ * A page source: the only way to physical memory.  A dump is one, an overlay
+ * or a test's array is another.
+ *
+ * locate(): find the bytes at 'paddr'.  On KDMP_OK 'out' describes at least
+ *   one and at most 'want' (> 0) bytes.  Otherwise KDMP_E_NOT_IN_DUMP or
+ *   KDMP_E_TRUNCATED.
+ * read_file(): copy 'size' bytes at a file_offset that locate() gave with a
+ *   NULL 'ptr'.  May be NULL if locate() always gives pointers.
+ * next_run(): the first run of captured frames that ends above 'pfn', cut so
+ *   that it starts at 'pfn' or later.  1 if there is one, else 0.
+ */
+struct kdmp_source {
+    enum kdmp_status (*locate)(const struct kdmp_source *self, uint64_t paddr,
+                               uint64_t want, struct kdmp_extent *out);
+    enum kdmp_status (*read_file)(const struct kdmp_source *self,
+                                  uint64_t file_offset, void *buffer,
+                                  size_t size);
+    int (*next_run)(const struct kdmp_source *self, uint64_t pfn,
+                    struct kdmp_run *out);
+    const void *context;
+};
+
+/*
+ * One address space.  Plain data: copy it, put it on the stack.
+ *
+ * 'root' is the page-table root as Windows stores it; flag and PCID bits are
+ * masked by the walk.  'invalid_pte_mask' is MiState.Hardware.InvalidPteMask
+ * when 'mask_known', else 0.  The source must outlive the space.
+ */
+struct kdmp_space {
+    const struct kdmp_source *source;
+    const struct kdmp_dump *dump; /* needed for KDMP_PAGING_TRIAGE only */
+    uint64_t root;
+    uint64_t invalid_pte_mask;
+    enum kdmp_paging paging;
+    int mask_known;
+};
+
+/* What the last entry of a walk says. */
+enum kdmp_pte_state {
+    KDMP_PTE_NONE = 0,       /* the walk ended before an entry was read */
+    KDMP_PTE_VALID = 1,      /* hardware-valid leaf */
+    KDMP_PTE_TRANSITION = 2, /* invalid for the CPU, page still in its frame */
+    KDMP_PTE_PROTOTYPE = 3,
+    KDMP_PTE_ZERO = 4,       /* all bits 0 */
+    KDMP_PTE_DEMAND_ZERO = 5,
+    KDMP_PTE_PAGEFILE = 6,
+    KDMP_PTE_TABLE = 7,      /* points to a table that could not be read */
+    KDMP_PTE_BAD = 8,        /* present, reserved bits set */
+    KDMP_PTE_STATE_COUNT = 9
+};
+
+enum kdmp_translation_flags {
+    KDMP_T_WRITABLE = 1,       /* every level allows it; at the leaf Windows'
+                                  software Write bit counts too */
+    KDMP_T_EXECUTABLE = 2,
+    KDMP_T_USER = 4,
+    KDMP_T_GLOBAL = 8,
+    KDMP_T_ACCESSED = 0x10,
+    KDMP_T_DIRTY = 0x20,
+    KDMP_T_WRITE_THROUGH = 0x40,
+    KDMP_T_CACHE_DISABLE = 0x80,
+    KDMP_T_PAT = 0x100,
+    KDMP_T_COPY_ON_WRITE = 0x200,
+    KDMP_T_HARDWARE_WRITABLE = 0x400, /* what the CPU would allow right now */
+    KDMP_T_TOP_NX_IGNORED = 0x800, /* KVA shadow's NX in the top user entry */
+    KDMP_T_UNSWIZZLED = 0x1000,    /* L1TF bits were removed from the entry */
+    KDMP_T_KERNEL_EXECUTABLE = 0x2000 /* ARM64: EL1 may execute */
+};
+
+/* One page-table entry the walk has read. */
+struct kdmp_entry {
+    uint64_t paddr;
+    uint64_t value;
+};
+
+/*
+ * A walk and its evidence.  Filled on success and on failure: 'depth' entries
+ * have been read, entries[0] is the root's.  'level' is that of the last
+ * entry, or of the table that could not be read (4 = PML4 ... 1 = PT; 5 with
+ * LA57; 0 when no walk took place).
+ *
+ * On success 'paddr' is the physical address of 'vaddr'.  When a table is
+ * missing (KDMP_E_NOT_IN_DUMP, KDMP_E_TRUNCATED) it is the physical address
+ * of the entry that could not be read.
+ */
+struct kdmp_translation {
+    uint64_t vaddr;
+    uint64_t root;
+    uint64_t paddr;
+    uint64_t page_size; /* of the leaf; on failure what one entry there maps */
+    uint32_t flags;     /* enum kdmp_translation_flags */
+    uint8_t paging;     /* enum kdmp_paging */
+    uint8_t state;      /* enum kdmp_pte_state */
+    uint8_t status;     /* enum kdmp_status */
+    uint8_t level;
+    uint8_t depth;
+    uint8_t protection; /* 5-bit Windows protection of a software PTE */
+    uint8_t unused[6];
+    struct kdmp_entry entries[5];
+};
+
+/*
+ * Why a read stopped.  'address' is the first byte that could not be read,
+ * in the terms of the space.  'missing' bytes from there are missing for the
+ * same cause (at least 1; the rest of the page, table or hole).  'paddr' is
+ * the physical address that is not there, when the walk got that far.
+ */
+struct kdmp_fault {
+    enum kdmp_status status;
+    uint64_t address;
+    uint64_t paddr;
+    uint64_t missing;
+    struct kdmp_translation walk;
+};
+
+struct kdmp_dump;
+
+/* A file-like object: read 'size' bytes at 'offset', return 0 or an errno. */
+struct kdmp_stream {
+    int (*read_at)(void *context, uint64_t offset, void *buffer, size_t size);
+    void *context;
+    uint64_t size;
+};
+
+/*
+ * Open a dump by file descriptor (duplicated; the caller keeps its own).
+ * With 'map' the file is mapped: fastest, but if somebody shortens the file
+ * while it is open the process gets SIGBUS.  Without, every access is a read
+ * and such a change is an error.
+ *
+ * On success *dump_out is a handle to close later.  On failure *dump_out is
+ * NULL and *err, if err is not NULL, says why.
+ */
+enum kdmp_status kdmp_open_fd(int fd, int map, struct kdmp_dump **dump_out,
+                              struct kdmp_error *err);
+
+/* As kdmp_open_fd(), by path (in the file system's own encoding). */
+enum kdmp_status kdmp_open_path(const char *path, int map,
+                                struct kdmp_dump **dump_out,
+                                struct kdmp_error *err);
+
+/*
+ * Open a dump that is already in memory.  'data' is not copied; it must stay
+ * valid and unchanged until kdmp_close().
+ */
+enum kdmp_status kdmp_open_memory(const void *data, size_t size,
+                                  struct kdmp_dump **dump_out,
+                                  struct kdmp_error *err);
+
+/* Open a dump behind a callback.  '*stream' is copied. */
+enum kdmp_status kdmp_open_stream(const struct kdmp_stream *stream,
+                                  struct kdmp_dump **dump_out,
+                                  struct kdmp_error *err);
+
+/* Close a handle; NULL is allowed. */
+void kdmp_close(struct kdmp_dump *dump);
+
+/* The decoded header and the figures of the page layout.  Lives as long as
+ * the handle. */
+const struct kdmp_info *kdmp_get_info(const struct kdmp_dump *dump);
+
+/* Field name in snake case ("directory_table_base"), NULL if out of range. */
+const char *kdmp_field_name(int field);
+
+/* Name of a status ("KDMP_E_FORMAT"), "?" if out of range. */
+const char *kdmp_status_name(int status);
+
+/* The mapped (or given) bytes of the whole file, or NULL if it is not
+ * mapped. */
+const uint8_t *kdmp_file_bytes(const struct kdmp_dump *dump,
+                               uint64_t *size_out);
+
+/* Copy bytes of the file as they are.  KDMP_E_FORMAT beyond the end. */
+enum kdmp_status kdmp_read_file(const struct kdmp_dump *dump,
+                                uint64_t file_offset, void *buffer,
+                                size_t size, struct kdmp_error *err);
+
+/* The dump as a page source.  Lives as long as the handle. */
+const struct kdmp_source *kdmp_get_source(const struct kdmp_dump *dump);
+
+/* KDMP_OK if the frame is readable, else KDMP_E_NOT_IN_DUMP or
+ * KDMP_E_TRUNCATED.  Constant time for bitmaps, logarithmic in the number of
+ * runs otherwise. */
+enum kdmp_status kdmp_frame_status(const struct kdmp_dump *dump, uint64_t pfn);
+
+/* Number of readable frames in [first, end).  Not proportional to it. */
+uint64_t kdmp_count_frames(const struct kdmp_dump *dump, uint64_t first,
+                           uint64_t end);
+
+/* The first run of readable frames at or above 'pfn'; contiguous in the file
+ * too.  1 if there is one, else 0. */
+int kdmp_next_run(const struct kdmp_dump *dump, uint64_t pfn,
+                  struct kdmp_run *out);
+
+/*
+ * Choose the paging of a dump: by machine type, then by what the dump says,
+ * then by trial on addresses the header names (KDBG, PsLoadedModuleList,
+ * PsActiveProcessHead).  'root' is usually the header's
+ * DirectoryTableBase.  KDMP_E_UNSUPPORTED for machines without a walk here.
+ */
+enum kdmp_status kdmp_choose_paging(const struct kdmp_dump *dump,
+                                    uint64_t root,
+                                    enum kdmp_paging *paging_out,
+                                    enum kdmp_paging_source *source_out);
+
+/* Levels of a paging mode: 0 physical, 4 x64 ... */
+int kdmp_paging_levels(enum kdmp_paging paging);
+
+/* Last address of a space (2^64-1, 2^32-1 ...). */
+uint64_t kdmp_last_address(enum kdmp_paging paging);
+
+/*
+ * Translate a virtual address by the page tables alone: success does not
+ * promise that the frame is in the dump (see kdmp_frame_status()).  A
+ * transition PTE translates; its rights come from its Protection field.
+ * Returns out->status.  With KDMP_PAGING_PHYSICAL the result is the identity.
+ */
+enum kdmp_status kdmp_translate(const struct kdmp_space *space, uint64_t vaddr,
+                                struct kdmp_translation *out);
+
+/*
+ * Copy 'size' bytes at 'address' (virtual or physical, as the space says)
+ * until the first byte that is not there.  *done_out is how many were
+ * copied; KDMP_OK means all.  Otherwise the reason is returned and *fault, if
+ * not NULL, says where and why.  The rest of the buffer is left as it was.
+ */
+enum kdmp_status kdmp_read(const struct kdmp_space *space, uint64_t address,
+                           void *buffer, uint64_t size, uint64_t *done_out,
+                           struct kdmp_fault *fault);
+
+/*
+ * Copy a string: units of 'unit' bytes (1, 2 or 4) up to, not including, the
+ * first zero unit, at most 'limit' bytes (a multiple of 'unit').  No byte
+ * beyond the terminator's page or the limit is touched.  KDMP_E_LIMIT if
+ * there is no terminator within the limit; *done_out bytes are copied then,
+ * as they are at a hole.
+ */
+enum kdmp_status kdmp_read_string(const struct kdmp_space *space,
+                                  uint64_t address, unsigned unit,
+                                  void *buffer, uint64_t limit,
+                                  uint64_t *done_out,
+                                  struct kdmp_fault *fault);
+
+/* </cdef> */
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif /* KDMP_H */

@@ -1,0 +1,220 @@
+/*
+ * read.c: copy bytes out of an address space, up to the first that is not
+ * there, and say why it is not.
+ *
+ * SPDX-License-Identifier: MIT
+ */
+#include "internal.h"
+
+/* Fill a fault; 'walk' may be NULL. */
+static enum kdmp_status
+stop(struct kdmp_fault *fault, enum kdmp_status status, uint64_t address,
+     uint64_t paddr, uint64_t missing, const struct kdmp_translation *walk)
+{
+    if (fault == NULL)
+        return status;
+    memset(fault, 0, sizeof(*fault));
+    fault->status = status;
+    fault->address = address;
+    fault->paddr = paddr;
+    fault->missing = missing > 0 ? missing : 1;
+    if (walk != NULL)
+        fault->walk = *walk;
+    return status;
+}
+
+/* Bytes from 'address' to the end of its block of 2^shift bytes. */
+static uint64_t
+rest_of_block(uint64_t address, unsigned shift)
+{
+    if (shift >= 64)
+        return 0 - address != 0 ? 0 - address : UINT64_MAX;
+    return (UINT64_C(1) << shift) - (address & ((UINT64_C(1) << shift) - 1));
+}
+
+/* How far a failed walk's cause reaches. */
+static uint64_t
+missing_after(const struct kdmp_translation *walk)
+{
+    enum kdmp_paging paging = (enum kdmp_paging)walk->paging;
+
+    switch (walk->status) {
+    case KDMP_E_NON_CANONICAL:
+        return kdmp_canonical_hole(paging, walk->vaddr);
+    case KDMP_E_NOT_IN_DUMP:
+    case KDMP_E_TRUNCATED:
+        if (walk->state == KDMP_PTE_TRANSITION)
+            return rest_of_block(walk->vaddr, PAGE_SHIFT);
+        return rest_of_block(walk->vaddr,
+                             kdmp_table_shift(paging, walk->level));
+    default:
+        if (walk->page_size == 0)
+            return UINT64_MAX;
+        return walk->page_size - (walk->vaddr & (walk->page_size - 1));
+    }
+}
+
+/* Copy physical bytes; on failure *hole_out is how many are missing. */
+static enum kdmp_status
+copy_physical(const struct kdmp_source *source, uint64_t paddr,
+              uint8_t *buffer, uint64_t size, uint64_t *done_out,
+              uint64_t *hole_out)
+{
+    uint64_t done = 0;
+    enum kdmp_status status = KDMP_OK;
+
+    *hole_out = 1;
+    while (done < size) {
+        struct kdmp_extent extent;
+
+        status = source->locate(source, paddr + done, size - done, &extent);
+        if (status != KDMP_OK) {
+            *hole_out = extent.length;
+            break;
+        }
+        if (extent.ptr != NULL) {
+            memcpy(buffer + done, extent.ptr, (size_t)extent.length);
+        } else {
+            status = source->read_file(source, extent.file_offset,
+                                       buffer + done, (size_t)extent.length);
+            if (status != KDMP_OK)
+                break;
+        }
+        done += extent.length;
+    }
+    *done_out = done;
+    return status;
+}
+
+static enum kdmp_status
+read_physical(const struct kdmp_space *space, uint64_t address,
+              uint8_t *buffer, uint64_t size, uint64_t *done_out,
+              struct kdmp_fault *fault)
+{
+    uint64_t hole;
+    enum kdmp_status status = copy_physical(space->source, address, buffer,
+                                            size, done_out, &hole);
+
+    if (status != KDMP_OK)
+        return stop(fault, status, address + *done_out, address + *done_out,
+                    hole, NULL);
+    return KDMP_OK;
+}
+
+static enum kdmp_status
+read_virtual(const struct kdmp_space *space, uint64_t address, uint8_t *buffer,
+             uint64_t size, uint64_t *done_out, struct kdmp_fault *fault)
+{
+    uint64_t done = 0;
+    enum kdmp_status status = KDMP_OK;
+
+    while (done < size) {
+        struct kdmp_translation walk;
+        uint64_t chunk, copied, hole;
+
+        status = kdmp_translate(space, address + done, &walk);
+        if (status != KDMP_OK) {
+            stop(fault, status, address + done, walk.paddr,
+                 missing_after(&walk), &walk);
+            break;
+        }
+        chunk = walk.page_size - (walk.vaddr & (walk.page_size - 1));
+        chunk = min_u64(chunk, size - done);
+        status = copy_physical(space->source, walk.paddr, buffer + done, chunk,
+                               &copied, &hole);
+        done += copied;
+        if (status != KDMP_OK) {
+            stop(fault, status, address + done, walk.paddr + copied, hole,
+                 &walk);
+            break;
+        }
+    }
+    *done_out = done;
+    return status;
+}
+
+enum kdmp_status
+kdmp_read(const struct kdmp_space *space, uint64_t address, void *buffer,
+          uint64_t size, uint64_t *done_out, struct kdmp_fault *fault)
+{
+    uint64_t last = kdmp_last_address(space->paging), room;
+    enum kdmp_status status;
+
+    *done_out = 0;
+    if (size == 0)
+        return KDMP_OK;
+    /* Bytes up to the last address, less one so that it fits. */
+    room = address <= last ? last - address : UINT64_MAX;
+    if (size - 1 > room)
+        size = room + 1;
+    else
+        room = UINT64_MAX;
+    switch (space->paging) {
+    case KDMP_PAGING_PHYSICAL:
+        status = read_physical(space, address, buffer, size, done_out, fault);
+        break;
+    default:
+        status = read_virtual(space, address, buffer, size, done_out, fault);
+        break;
+    }
+    if (status == KDMP_OK && room != UINT64_MAX)
+        return stop(fault, KDMP_E_ADDRESS_END, last, 0, UINT64_MAX, NULL);
+    return status;
+}
+
+/* Offset of the first zero unit in [from, size), or 'size'. */
+static uint64_t
+find_end(const uint8_t *bytes, uint64_t from, uint64_t size, unsigned unit)
+{
+    uint64_t i;
+
+    if (unit == 1) {
+        const uint8_t *end = memchr(bytes + from, 0, (size_t)(size - from));
+
+        return end != NULL ? (uint64_t)(end - bytes) : size;
+    }
+    for (i = from; i + unit <= size; i += unit)
+        if (load_le(bytes + i, unit) == 0)
+            return i;
+    return size;
+}
+
+enum kdmp_status
+kdmp_read_string(const struct kdmp_space *space, uint64_t address,
+                 unsigned unit, void *buffer, uint64_t limit,
+                 uint64_t *done_out, struct kdmp_fault *fault)
+{
+    uint64_t last = kdmp_last_address(space->paging);
+    uint8_t *bytes = buffer;
+    uint64_t done = 0;
+
+    *done_out = 0;
+    if (unit != 1 && unit != 2 && unit != 4)
+        return stop(fault, KDMP_E_ARGUMENT, address, 0, 1, NULL);
+    limit -= limit % unit;
+    while (done < limit) {
+        uint64_t chunk = rest_of_block(address + done, PAGE_SHIFT);
+        uint64_t from = done - done % unit, copied, end;
+        enum kdmp_status status;
+
+        if (address <= last && done > last - address) {
+            *done_out = done;
+            return stop(fault, KDMP_E_ADDRESS_END, last, 0, UINT64_MAX, NULL);
+        }
+        chunk = min_u64(chunk, limit - done);
+        status = kdmp_read(space, address + done, bytes + done, chunk, &copied,
+                           fault);
+        done += copied;
+        end = find_end(bytes, from, done, unit);
+        if (end < done - done % unit) {
+            *done_out = end;
+            return KDMP_OK;
+        }
+        if (status != KDMP_OK) {
+            *done_out = done;
+            return status;
+        }
+    }
+    *done_out = done;
+    return stop(fault, KDMP_E_LIMIT, address + done, 0, 1, NULL);
+}
