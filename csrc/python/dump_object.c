@@ -1,0 +1,570 @@
+/*
+ * kdmp._kdmp.DumpBase: an open dump, its facts, its bytes.
+ *
+ * SPDX-License-Identifier: MIT
+ */
+#include "pykdmp.h"
+
+int
+dump_not_open(DumpObject *self)
+{
+    PyErr_SetString(PyExc_ValueError, self->pins == PINS_CLOSED
+                                          ? "the dump is closed"
+                                          : "the dump has not been opened");
+    return -1;
+}
+
+/* --- life -------------------------------------------------------------- */
+
+static PyObject *
+dump_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
+{
+    struct module_state *state = state_of_type(type);
+    DumpObject *self;
+
+    if (state == NULL)
+        return NULL;
+    self = (DumpObject *)type->tp_alloc(type, 0);
+    if (self != NULL) {
+        self->state = state;
+        self->pins = PINS_NEW;
+    }
+    return (PyObject *)self;
+}
+
+static int
+dump_init(PyObject *op, PyObject *args, PyObject *kwargs)
+{
+    static char *names[] = {"source", "io", NULL};
+    DumpObject *self = (DumpObject *)op;
+    PyObject *source;
+    const char *io = "map";
+    int rc;
+
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O|$s:DumpBase", names,
+                                     &source, &io)) {
+        return -1;
+    }
+    if (strcmp(io, "map") != 0 && strcmp(io, "read") != 0) {
+        PyErr_Format(PyExc_ValueError, "io must be 'map' or 'read', not '%s'",
+                     io);
+        return -1;
+    }
+    if (!pins_swap(self, PINS_NEW, PINS_OPENING)) {
+        PyErr_SetString(PyExc_ValueError, "the dump has already been opened");
+        return -1;
+    }
+    rc = dump_open(self, source, io[0] == 'm');
+    pins_swap(self, PINS_OPENING, rc == 0 ? 0 : PINS_NEW);
+    return rc;
+}
+
+static int
+dump_traverse(PyObject *op, visitproc visit, void *arg)
+{
+    DumpObject *self = (DumpObject *)op;
+
+    Py_VISIT(Py_TYPE(op));
+    Py_VISIT(self->source.obj);
+    Py_VISIT(self->file);
+    return 0;
+}
+
+static int
+dump_clear(PyObject *op)
+{
+    DumpObject *self = (DumpObject *)op;
+
+    if (pins_swap(self, 0, PINS_CLOSED))
+        dump_release(self);
+    return 0;
+}
+
+static void
+dump_dealloc(PyObject *op)
+{
+    PyTypeObject *type = Py_TYPE(op);
+
+    PyObject_GC_UnTrack(op);
+    dump_release((DumpObject *)op);
+    type->tp_free(op);
+    Py_DECREF(type);
+}
+
+PyDoc_STRVAR(close_doc,
+             "close($self, /)\n--\n\n"
+             "Close the dump. Closing it again does nothing.\n\n"
+             "BufferError while a memoryview of it lives or another thread "
+             "reads from it.\n"
+             "Afterwards everything that needs the file raises ValueError.");
+
+static PyObject *
+dump_close(PyObject *op, PyObject *unused)
+{
+    DumpObject *self = (DumpObject *)op;
+
+    if (pins_swap(self, 0, PINS_CLOSED)) {
+        dump_release(self);
+    } else if (self->pins != PINS_CLOSED && self->pins != PINS_NEW) {
+        PyErr_SetString(PyExc_BufferError,
+                        "cannot close a dump while memoryviews of it exist "
+                        "or calls use it");
+        return NULL;
+    }
+    Py_RETURN_NONE;
+}
+
+PyDoc_STRVAR(enter_doc, "__enter__($self, /)\n--\n\n"
+                        "Return the dump itself; ValueError if it is closed.");
+
+static PyObject *
+dump_enter(PyObject *op, PyObject *unused)
+{
+    if (dump_pin((DumpObject *)op) < 0)
+        return NULL;
+    dump_unpin((DumpObject *)op);
+    return Py_NewRef(op);
+}
+
+PyDoc_STRVAR(exit_doc, "__exit__($self, exc_type, exc, tb, /)\n--\n\n"
+                       "Close the dump.");
+
+static PyObject *
+dump_exit(PyObject *op, PyObject *const *args, Py_ssize_t nargs)
+{
+    return PyObject_CallMethod(op, "close", NULL);
+}
+
+/* --- facts ------------------------------------------------------------- */
+
+/* Pin the dump and return its facts; NULL with an exception. */
+static const struct kdmp_info *
+facts(PyObject *op)
+{
+    DumpObject *self = (DumpObject *)op;
+
+    return dump_pin(self) == 0 ? kdmp_get_info(self->handle) : NULL;
+}
+
+/* Store 'value' (stolen; NULL is an error already set) in a dict. */
+static int
+put(PyObject *dict, const char *key, PyObject *value)
+{
+    int rc = value != NULL ? PyDict_SetItemString(dict, key, value) : -1;
+
+    Py_XDECREF(value);
+    return rc;
+}
+
+static int
+put_u64(PyObject *dict, const char *key, uint64_t value)
+{
+    return put(dict, key, PyLong_FromUnsignedLongLong(value));
+}
+
+/* Text of the header: Latin-1 cannot fail whatever the file says. */
+static int
+put_text(PyObject *dict, const char *key, int present, const char *text)
+{
+    return put(
+        dict, key,
+        present ? PyUnicode_DecodeLatin1(text, (Py_ssize_t)strlen(text), NULL)
+                : Py_NewRef(Py_None));
+}
+
+static PyObject *
+header_dict(const struct kdmp_info *info)
+{
+    PyObject *dict = PyDict_New();
+    int rc = 0;
+
+    if (dict == NULL)
+        return NULL;
+    for (int i = 0; i < KDMP_FIELD_COUNT && rc == 0; i++) {
+        rc = info->absent >> i & 1
+                 ? put(dict, kdmp_field_name(i), Py_NewRef(Py_None))
+                 : put_u64(dict, kdmp_field_name(i), info->field[i]);
+    }
+    if (rc < 0
+        || put_text(dict, "version_user", info->has_version_user,
+                    info->version_user)
+               < 0
+        || put_text(dict, "comment", info->has_comment, info->comment) < 0) {
+        Py_CLEAR(dict);
+    }
+    return dict;
+}
+
+static PyObject *
+get_header(PyObject *op, void *closure)
+{
+    const struct kdmp_info *info = facts(op);
+    PyObject *dict;
+
+    if (info == NULL)
+        return NULL;
+    dict = header_dict(info);
+    dump_unpin((DumpObject *)op);
+    return dict;
+}
+
+static PyObject *
+figures_dict(const struct kdmp_info *info)
+{
+    const struct {
+        const char *name;
+        uint64_t value;
+    } figures[] = {
+        {"header_size", info->header_size},
+        {"first_page", info->first_page},
+        {"pages_described", info->pages_described},
+        {"pages_available", info->pages_available},
+        {"pages_claimed", info->pages_claimed},
+        {"pages_overlapped", info->pages_overlapped},
+        {"pfn_end", info->pfn_end},
+        {"bitmap_bits", info->bitmap_bits},
+        {"data_end", info->data_end},
+    };
+    PyObject *dict = PyDict_New();
+
+    for (size_t i = 0; i < sizeof(figures) / sizeof(figures[0]); i++) {
+        if (dict == NULL)
+            return NULL;
+        if (put_u64(dict, figures[i].name, figures[i].value) < 0)
+            Py_CLEAR(dict);
+    }
+    return dict;
+}
+
+static PyObject *
+get_figures(PyObject *op, void *closure)
+{
+    const struct kdmp_info *info = facts(op);
+    PyObject *dict;
+
+    if (info == NULL)
+        return NULL;
+    dict = figures_dict(info);
+    dump_unpin((DumpObject *)op);
+    return dict;
+}
+
+enum fact { LAYOUT, ARCH, POINTER_SIZE, FILE_SIZE, LOST_PAGES };
+
+static PyObject *
+get_fact(PyObject *op, void *closure)
+{
+    const struct kdmp_info *info = facts(op);
+    PyObject *value = NULL;
+
+    if (info == NULL)
+        return NULL;
+    switch ((enum fact)(intptr_t)closure) {
+    case LAYOUT:
+        value = PyUnicode_InternFromString(layout_name((int)info->layout));
+        break;
+    case ARCH:
+        value = PyUnicode_InternFromString(machine_name(info->machine));
+        break;
+    case POINTER_SIZE:
+        value = PyLong_FromLong(info->pointer_size);
+        break;
+    case FILE_SIZE:
+        value = PyLong_FromUnsignedLongLong(info->file_size);
+        break;
+    case LOST_PAGES:
+        value = PyLong_FromUnsignedLongLong(info->pages_described
+                                            - info->pages_available);
+        break;
+    }
+    dump_unpin((DumpObject *)op);
+    return value;
+}
+
+static PyObject *
+get_closed(PyObject *op, void *closure)
+{
+    return PyBool_FromLong(((DumpObject *)op)->pins < 0);
+}
+
+static PyObject *
+get_io(PyObject *op, void *closure)
+{
+    static const char *const names[] = {"map", "read", "memory", "file"};
+
+    return PyUnicode_InternFromString(names[((DumpObject *)op)->io]);
+}
+
+static PyObject *
+get_pages(PyObject *op, void *closure)
+{
+    return pages_new((DumpObject *)op, 0, UINT64_MAX);
+}
+
+static PyGetSetDef dump_getset[] = {
+    GETTER("closed", get_closed, "Whether the dump is closed."),
+    GETTER("io", get_io,
+           "How the file is read: \"map\", \"read\", \"memory\" (a bytes-like "
+           "object) or \"file\" (a file object)."),
+    GETTER(
+        "header", get_header,
+        "The raw fields of the header by name, a new dict.\n\n"
+        "None is a field that was left as filler or that this header does not "
+        "have.\n"
+        "Names are those of DUMP_HEADER64 in snake case; times are in units of "
+        "100 ns."),
+    GETTER(
+        "figures", get_figures,
+        "Figures of the page layout, a new dict of ints.\n\n"
+        "`header_size`, `first_page` and `data_end` are bytes and file "
+        "offsets,\n"
+        "`bitmap_bits` counts bits, `pfn_end` is the highest described frame "
+        "number plus\n"
+        "one; `pages_described`, `pages_available` (in the file), "
+        "`pages_claimed` (by the\n"
+        "layout's own counter) and `pages_overlapped` count frames."),
+    {"layout", get_fact, NULL,
+     "How pages are stored: \"runs\", \"summary\", \"bitmap\", \"ranges\", "
+     "\"triage\", \"raw\" or \"none\".",
+     (void *)LAYOUT},
+    {"arch", get_fact, NULL,
+     "The machine: \"x64\", \"x86\", \"arm64\", \"arm\", \"ia64\" or "
+     "\"unknown\".",
+     (void *)ARCH},
+    {"pointer_size", get_fact, NULL,
+     "Size of a pointer of the machine: 4 or 8 bytes.", (void *)POINTER_SIZE},
+    {"file_size", get_fact, NULL, "Size of the file in bytes.",
+     (void *)FILE_SIZE},
+    {"truncated", get_fact, NULL,
+     "How many frames the dump describes that lie beyond the end of the "
+     "file.",
+     (void *)LOST_PAGES},
+    GETTER("pages", get_pages, "The captured frames, as Pages."),
+    {NULL},
+};
+
+/* --- work -------------------------------------------------------------- */
+
+PyObject *
+raise_no_paging(DumpObject *self, enum kdmp_status status, int machine)
+{
+    struct kdmp_error err = {.status = status};
+
+    PyOS_snprintf(err.message, sizeof(err.message),
+                  "kdmp cannot translate addresses of this machine (%s)",
+                  machine_name(machine));
+    return raise_error(self->state, &err, NULL);
+}
+
+PyDoc_STRVAR(choose_paging_doc,
+             "choose_paging($self, /, dtb)\n--\n\n"
+             "Return the paging mode for the root `dtb` and where it comes "
+             "from.\n\n"
+             "The mode is one of \"x64\", \"la57\", \"x86\", \"pae\", "
+             "\"arm64\", \"triage\"; the source\n"
+             "is \"machine\" (no choice), \"header\", \"kdbg\" (the debugger "
+             "data block says),\n"
+             "\"trial\" (only this one maps the kernel's data) or "
+             "\"default\". UnsupportedDumpError\n"
+             "for machines without a walk here.");
+
+static PyObject *
+dump_choose_paging(PyObject *op, PyObject *const *args, Py_ssize_t nargs,
+                   PyObject *kwnames)
+{
+    SIGNATURE("choose_paging", 1, 1, 1, "dtb");
+    DumpObject *self = (DumpObject *)op;
+    enum kdmp_status status;
+    enum kdmp_paging paging;
+    enum kdmp_paging_source source;
+    int machine;
+    uint64_t dtb;
+
+    if (bind_args(&sig, args, nargs, kwnames, slot) < 0
+        || as_u64(slot[0], "dtb", &dtb) < 0 || dump_pin(self) < 0) {
+        return NULL;
+    }
+    machine = kdmp_get_info(self->handle)->machine;
+    status = kdmp_choose_paging(self->handle, dtb, &paging, &source);
+    status = dump_end(self, status);
+    if (status != KDMP_OK) {
+        return raise_no_paging(self, status, machine);
+    }
+    return Py_BuildValue("(ss)", paging_name((int)paging),
+                         paging_source_name((int)source));
+}
+
+/* Copy 'size' bytes of the file.  The dump is pinned; ends the pin. */
+static PyObject *
+file_range(DumpObject *self, uint64_t offset, uint64_t size)
+{
+    uint64_t file_size = kdmp_get_info(self->handle)->file_size;
+    struct kdmp_error err = {.status = KDMP_OK};
+    PyObject *out;
+    PyThreadState *ts;
+
+    if (offset > file_size || size > file_size - offset) {
+        err.status = KDMP_E_FORMAT;
+        err.where = file_size;
+        PyOS_snprintf(err.message, sizeof(err.message),
+                      "0x%llx bytes at 0x%llx run past the end of the file",
+                      (unsigned long long)size, (unsigned long long)offset);
+        dump_unpin(self);
+        return raise_error(self->state, &err, NULL);
+    }
+    out = PyBytes_FromStringAndSize(NULL, (Py_ssize_t)size);
+    if (out == NULL) {
+        dump_unpin(self);
+        return NULL;
+    }
+    ts = work_begin(self, size);
+    err.status = kdmp_read_file(self->handle, offset, PyBytes_AS_STRING(out),
+                                (size_t)size, &err);
+    work_end(ts);
+    err.status = dump_end(self, err.status);
+    if (err.status != KDMP_OK) {
+        Py_DECREF(out);
+        return raise_error(self->state, &err, NULL);
+    }
+    return out;
+}
+
+PyDoc_STRVAR(read_file_doc,
+             "read_file($self, /, offset, size)\n--\n\n"
+             "Return `size` bytes of the file itself, from `offset`.\n\n"
+             "FormatError if the file does not have them all, OSError if it "
+             "cannot be read.");
+
+static PyObject *
+dump_read_file(PyObject *op, PyObject *const *args, Py_ssize_t nargs,
+               PyObject *kwnames)
+{
+    SIGNATURE("read_file", 2, 2, 2, "offset", "size");
+    DumpObject *self = (DumpObject *)op;
+    uint64_t offset;
+    Py_ssize_t size;
+
+    if (bind_args(&sig, args, nargs, kwnames, slot) < 0
+        || as_u64(slot[0], "offset", &offset) < 0
+        || as_size(slot[1], "size", &size) < 0 || dump_pin(self) < 0) {
+        return NULL;
+    }
+    return file_range(self, offset, (uint64_t)size);
+}
+
+PyDoc_STRVAR(context_bytes_doc,
+             "context_bytes($self, /)\n--\n\n"
+             "Return the bytes of the header's ContextRecord area as they are: "
+             "a CONTEXT, or filler.");
+
+static PyObject *
+dump_context_bytes(PyObject *op, PyObject *unused)
+{
+    const struct kdmp_info *info = facts(op);
+
+    return info != NULL ? file_range((DumpObject *)op, info->context_offset,
+                                     info->context_size)
+                        : NULL;
+}
+
+PyDoc_STRVAR(exception_bytes_doc,
+             "exception_bytes($self, /)\n--\n\n"
+             "Return the bytes of the header's EXCEPTION_RECORD as they are, "
+             "perhaps filler.");
+
+static PyObject *
+dump_exception_bytes(PyObject *op, PyObject *unused)
+{
+    const struct kdmp_info *info = facts(op);
+
+    return info != NULL ? file_range((DumpObject *)op, info->exception_offset,
+                                     info->exception_size)
+                        : NULL;
+}
+
+/* --- the file as a buffer ---------------------------------------------- */
+
+static int
+dump_getbuffer(PyObject *op, Py_buffer *view, int flags)
+{
+    DumpObject *self = (DumpObject *)op;
+    const uint8_t *bytes;
+    uint64_t size;
+
+    view->obj = NULL;
+    if (dump_pin(self) < 0)
+        return -1;
+    bytes = kdmp_file_bytes(self->handle, &size);
+    if (bytes == NULL || size > PY_SSIZE_T_MAX) {
+        PyErr_SetString(PyExc_BufferError,
+                        "the file of this dump is not mapped");
+        dump_unpin(self);
+        return -1;
+    }
+    if (PyBuffer_FillInfo(view, op, (void *)bytes, (Py_ssize_t)size, 1, flags)
+        < 0) {
+        dump_unpin(self);
+        return -1;
+    }
+    return 0;
+}
+
+static void
+dump_releasebuffer(PyObject *op, Py_buffer *view)
+{
+    dump_unpin((DumpObject *)op);
+}
+
+#define KEYWORDS(function)                                                     \
+    (PyCFunction)(void (*)(void))(function), METH_FASTCALL | METH_KEYWORDS
+
+static PyMethodDef dump_methods[] = {
+    {"close", dump_close, METH_NOARGS, close_doc},
+    {"__enter__", dump_enter, METH_NOARGS, enter_doc},
+    {"__exit__", (PyCFunction)(void (*)(void))dump_exit, METH_FASTCALL,
+     exit_doc},
+    {"choose_paging", KEYWORDS(dump_choose_paging), choose_paging_doc},
+    {"read_file", KEYWORDS(dump_read_file), read_file_doc},
+    {"context_bytes", dump_context_bytes, METH_NOARGS, context_bytes_doc},
+    {"exception_bytes", dump_exception_bytes, METH_NOARGS, exception_bytes_doc},
+    {NULL},
+};
+
+PyDoc_STRVAR(
+    dump_doc,
+    "DumpBase(source, *, io=\"map\")\n--\n\n"
+    "An open crash dump: its facts, its pages and the bytes of its file.\n\n"
+    "`source` is a path (str or os.PathLike), the content of a dump in any "
+    "bytes-like\n"
+    "object, or a binary file object with seek() and read(). With "
+    "`io=\"read\"` a file given\n"
+    "by path is read instead of mapped: slower, but a file that shrinks "
+    "meanwhile is an\n"
+    "error and not the end of the process.\n\n"
+    "OSError if the file cannot be opened, WrongFileError if it is no kernel "
+    "dump,\n"
+    "FormatError if it is damaged, UnsupportedDumpError if kdmp cannot read "
+    "its kind.\n"
+    "memoryview(dump) is the whole file, read-only, if it is in memory.");
+
+static PyType_Slot dump_slots[] = {
+    {Py_tp_doc, (void *)dump_doc},
+    {Py_tp_new, dump_new},
+    {Py_tp_init, dump_init},
+    {Py_tp_traverse, dump_traverse},
+    {Py_tp_clear, dump_clear},
+    {Py_tp_dealloc, dump_dealloc},
+    {Py_tp_methods, dump_methods},
+    {Py_tp_getset, dump_getset},
+    {Py_bf_getbuffer, dump_getbuffer},
+    {Py_bf_releasebuffer, dump_releasebuffer},
+    {0, NULL},
+};
+
+PyType_Spec dump_spec = {
+    .name = "kdmp._kdmp.DumpBase",
+    .basicsize = sizeof(DumpObject),
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE | Py_TPFLAGS_HAVE_GC
+             | Py_TPFLAGS_IMMUTABLETYPE,
+    .slots = dump_slots,
+};

@@ -1,0 +1,257 @@
+/*
+ * Where a dump comes from: a path, the bytes of a Python object, or a file
+ * object.
+ *
+ * A file object is called from whatever thread reads the dump, attached to
+ * the interpreter.  Its seek() and read() belong together, so a lock covers
+ * each pair; who has to wait for it detaches meanwhile.
+ *
+ * SPDX-License-Identifier: MIT
+ */
+#include "pykdmp.h"
+
+#include <errno.h>
+
+#define FILE_READ_MAX 0x1000000 /* bytes to ask a file object for at once */
+
+/* --- file objects ------------------------------------------------------ */
+
+/* Read up to 'size' bytes at 'offset'.  The count, or -1. */
+static Py_ssize_t
+file_read_once(PyObject *file, uint64_t offset, void *buffer, size_t size)
+{
+    PyObject *result;
+    Py_buffer view;
+    Py_ssize_t count;
+
+    result =
+        PyObject_CallMethod(file, "seek", "Ki", (unsigned long long)offset, 0);
+    if (result == NULL)
+        return -1;
+    Py_DECREF(result);
+    result = PyObject_CallMethod(
+        file, "read", "n",
+        (Py_ssize_t)(size < FILE_READ_MAX ? size : FILE_READ_MAX));
+    if (result == NULL)
+        return -1;
+    if (PyObject_GetBuffer(result, &view, PyBUF_SIMPLE) < 0) {
+        PyErr_Format(PyExc_TypeError,
+                     "read() of the source must return bytes, not %.100s",
+                     Py_TYPE(result)->tp_name);
+        Py_DECREF(result);
+        return -1;
+    }
+    Py_DECREF(result);
+    count = view.len;
+    if ((size_t)count > size) {
+        PyErr_SetString(PyExc_ValueError,
+                        "read() of the source returned more than asked for");
+        count = -1;
+    } else {
+        memcpy(buffer, view.buf, (size_t)count);
+    }
+    PyBuffer_Release(&view);
+    return count;
+}
+
+static int
+file_lock(DumpObject *self)
+{
+    if (self->file_owner == PyThread_get_thread_ident()) {
+        PyErr_SetString(PyExc_RuntimeError,
+                        "the file object of a dump reads from that dump");
+        return -1;
+    }
+    if (!PyThread_acquire_lock(self->file_lock, NOWAIT_LOCK)) {
+        Py_BEGIN_ALLOW_THREADS
+        PyThread_acquire_lock(self->file_lock, WAIT_LOCK);
+        Py_END_ALLOW_THREADS
+    }
+    self->file_owner = PyThread_get_thread_ident();
+    return 0;
+}
+
+static void
+file_unlock(DumpObject *self)
+{
+    self->file_owner = 0;
+    PyThread_release_lock(self->file_lock);
+}
+
+static void
+raise_early_end(uint64_t offset)
+{
+    PyObject *text = format_text(
+        "the source ends at offset 0x%llx, earlier than when it was opened",
+        (unsigned long long)offset);
+    PyObject *exc = NULL;
+
+    if (text != NULL)
+        exc = PyObject_CallFunction(PyExc_OSError, "iN", EIO, text);
+    if (exc != NULL) {
+        PyErr_SetObject(PyExc_OSError, exc);
+        Py_DECREF(exc);
+    }
+}
+
+/* struct kdmp_stream.read_at; leaves a Python exception when it fails. */
+static int
+file_read_at(void *context, uint64_t offset, void *buffer, size_t size)
+{
+    DumpObject *self = context;
+    uint8_t *to = buffer;
+
+    if (PyErr_Occurred() || file_lock(self) < 0)
+        return EIO;
+    while (size > 0) {
+        Py_ssize_t count = file_read_once(self->file, offset, to, size);
+
+        if (count <= 0) {
+            if (count == 0)
+                raise_early_end(offset);
+            break;
+        }
+        to += count;
+        offset += (uint64_t)count;
+        size -= (size_t)count;
+    }
+    file_unlock(self);
+    return size == 0 ? 0 : EIO;
+}
+
+static int
+file_size(PyObject *file, uint64_t *size_out)
+{
+    PyObject *end = PyObject_CallMethod(file, "seek", "ii", 0, 2);
+    int rc;
+
+    if (end == Py_None) { /* some file objects do not say where they are */
+        Py_DECREF(end);
+        end = PyObject_CallMethod(file, "tell", NULL);
+    }
+    if (end == NULL)
+        return -1;
+    rc = as_u64(end, "the size of the source", size_out);
+    Py_DECREF(end);
+    return rc;
+}
+
+static int
+open_file(DumpObject *self, PyObject *source)
+{
+    struct kdmp_stream stream = {.read_at = file_read_at, .context = self};
+    struct kdmp_error err;
+
+    if (file_size(source, &stream.size) < 0)
+        return -1;
+    self->file_lock = PyThread_allocate_lock();
+    if (self->file_lock == NULL) {
+        PyErr_NoMemory();
+        return -1;
+    }
+    self->file = Py_NewRef(source);
+    self->io = IO_FILE;
+    if (kdmp_open_stream(&stream, &self->handle, &err) != KDMP_OK) {
+        raise_error(self->state, &err, NULL);
+        return -1;
+    }
+    return PyErr_Occurred() ? -1 : 0;
+}
+
+/* --- bytes and paths --------------------------------------------------- */
+
+static int
+open_bytes(DumpObject *self, PyObject *source)
+{
+    struct kdmp_error err;
+    enum kdmp_status status;
+
+    if (PyObject_GetBuffer(source, &self->source, PyBUF_SIMPLE) < 0)
+        return -1;
+    self->io = IO_MEMORY;
+    Py_BEGIN_ALLOW_THREADS
+    status = kdmp_open_memory(self->source.buf, (size_t)self->source.len,
+                              &self->handle, &err);
+    Py_END_ALLOW_THREADS
+    if (status != KDMP_OK) {
+        raise_error(self->state, &err, NULL);
+        return -1;
+    }
+    return 0;
+}
+
+static int
+open_path(DumpObject *self, PyObject *source, int map)
+{
+    struct kdmp_error err;
+    enum kdmp_status status;
+    PyObject *path;
+    uint64_t size;
+
+    if (!PyUnicode_FSConverter(source, &path))
+        return -1;
+    Py_BEGIN_ALLOW_THREADS
+    status = kdmp_open_path(PyBytes_AS_STRING(path), map, &self->handle, &err);
+    Py_END_ALLOW_THREADS
+    Py_DECREF(path);
+    if (status != KDMP_OK) {
+        raise_error(self->state, &err, source);
+        return -1;
+    }
+    self->io = kdmp_file_bytes(self->handle, &size) != NULL ? IO_MAP : IO_READ;
+    return 0;
+}
+
+static int
+is_path(PyObject *source)
+{
+    return PyUnicode_Check(source)
+           || PyObject_HasAttrString((PyObject *)Py_TYPE(source), "__fspath__");
+}
+
+int
+dump_open(DumpObject *self, PyObject *source, int map)
+{
+    int rc;
+
+    if (is_path(source)) {
+        rc = open_path(self, source, map);
+    } else if (PyObject_CheckBuffer(source)) {
+        rc = open_bytes(self, source);
+    } else if (PyObject_HasAttrString(source, "seek")
+               && PyObject_HasAttrString(source, "read")) {
+        rc = open_file(self, source);
+    } else {
+        PyErr_Format(PyExc_TypeError,
+                     "source must be a path, a bytes-like object or a "
+                     "binary file, not %.100s",
+                     Py_TYPE(source)->tp_name);
+        rc = -1;
+    }
+    if (rc < 0)
+        dump_release(self);
+    return rc;
+}
+
+void
+dump_release(DumpObject *self)
+{
+    struct kdmp_dump *handle = self->handle;
+    Py_buffer source = self->source;
+    PyObject *file = self->file;
+    PyThread_type_lock lock = self->file_lock;
+    PyObject *type, *value, *traceback;
+
+    self->handle = NULL;
+    memset(&self->source, 0, sizeof(self->source));
+    self->file = NULL;
+    self->file_lock = NULL;
+
+    PyErr_Fetch(&type, &value, &traceback);
+    kdmp_close(handle);
+    if (lock != NULL)
+        PyThread_free_lock(lock);
+    Py_XDECREF(file);
+    PyBuffer_Release(&source);
+    PyErr_Restore(type, value, traceback);
+}

@@ -1,0 +1,112 @@
+/*
+ * The reader and how its methods get at memory.
+ *
+ * A method converts its address with access_convert(), starts with
+ * access_begin(), which pins the dump, and ends with access_end().
+ *
+ * SPDX-License-Identifier: MIT
+ */
+#ifndef KDMP_READER_H
+#define KDMP_READER_H
+
+#include "pykdmp.h"
+
+typedef struct {
+    PyObject_HEAD
+    struct module_state *state;
+    DumpObject *dump; /* NULL until initialised */
+    struct kdmp_space space;
+    uint64_t string_limit; /* bytes; UINT64_MAX for None */
+    uint8_t pointer_size;
+} ReaderObject;
+
+extern PyType_Spec reader_spec;
+
+/* Where to read: an address in 'space', which is the reader's own or, for
+   an AccessContext, 'other'. */
+struct access {
+    uint64_t address;
+    const struct kdmp_space *space;
+    const AccessContextObject *context; /* borrowed; NULL for a number */
+    struct kdmp_space other;
+};
+
+int access_convert_slow(ReaderObject *self, PyObject *arg,
+                        struct access *access);
+int access_resolve(ReaderObject *self, struct access *access);
+int reader_not_initialised(void);
+
+static inline int
+access_convert(ReaderObject *self, PyObject *arg, struct access *access)
+{
+    access->space = &self->space;
+    access->context = NULL;
+    if (PyLong_CheckExact(arg))
+        return as_u64(arg, "va", &access->address);
+    return access_convert_slow(self, arg, access);
+}
+
+static inline int
+access_begin(ReaderObject *self, struct access *access)
+{
+    if (self->dump == NULL)
+        return reader_not_initialised();
+    if (dump_pin(self->dump) < 0)
+        return -1;
+    return access->context != NULL ? access_resolve(self, access) : 0;
+}
+
+static inline enum kdmp_status
+access_end(ReaderObject *self, enum kdmp_status status)
+{
+    return dump_end(self->dump, status);
+}
+
+/* The address 'offset' bytes further; KDMP_E_ADDRESS_END and a fault that
+   says so if the space ends before. */
+enum kdmp_status access_advance(const struct access *access, uint64_t offset,
+                                uint64_t *address_out,
+                                struct kdmp_fault *fault);
+
+/* Read 'size' bytes into 'buffer' or raise: what the first missing byte
+   raises, or PartialReadError if it is not the first of all.  Ends the
+   access. */
+int access_fetch(ReaderObject *self, struct access *access, void *buffer,
+                 size_t size);
+
+/* Methods, one file per topic. */
+#define READER_METHOD(name)                                                    \
+    extern const char reader_##name##_doc[];                                   \
+    PyObject *reader_##name(PyObject *op, PyObject *const *args,               \
+                            Py_ssize_t nargs, PyObject *kwnames)
+
+/* reader_object.c */
+READER_METHOD(translate);
+READER_METHOD(try_translate);
+/* reader_bytes.c */
+READER_METHOD(read);
+READER_METHOD(read_exact);
+READER_METHOD(try_read_exact);
+READER_METHOD(read_into);
+READER_METHOD(read_gaps);
+READER_METHOD(is_readable);
+/* reader_scalars.c */
+READER_METHOD(read_u8);
+READER_METHOD(read_u16);
+READER_METHOD(read_u32);
+READER_METHOD(read_u64);
+READER_METHOD(read_i8);
+READER_METHOD(read_i16);
+READER_METHOD(read_i32);
+READER_METHOD(read_i64);
+READER_METHOD(read_f32);
+READER_METHOD(read_f64);
+READER_METHOD(read_uint);
+READER_METHOD(read_ptr);
+/* reader_strings.c */
+READER_METHOD(read_cstr);
+READER_METHOD(read_cstr_bytes);
+READER_METHOD(read_wstr);
+READER_METHOD(read_unicode_string);
+
+#endif /* KDMP_READER_H */

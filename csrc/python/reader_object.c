@@ -1,0 +1,510 @@
+/*
+ * kdmp._kdmp.ReaderBase: one address space of a dump.  Here are its life,
+ * its facts, translation, and what its other methods share.
+ *
+ * SPDX-License-Identifier: MIT
+ */
+#include "reader.h"
+
+#define DEFAULT_STRING_LIMIT 0x10000
+
+/* --- access ------------------------------------------------------------ */
+
+int
+reader_not_initialised(void)
+{
+    PyErr_SetString(PyExc_ValueError, "the reader has no dump");
+    return -1;
+}
+
+int
+access_convert_slow(ReaderObject *self, PyObject *arg, struct access *access)
+{
+    if (Py_TYPE(arg) == self->state->types[T_ACCESS_CONTEXT]) {
+        access->context = (const AccessContextObject *)arg;
+        access->address = access->context->address;
+        return 0;
+    }
+    if (!PyIndex_Check(arg)) {
+        PyErr_Format(PyExc_TypeError,
+                     "va must be an int or an AccessContext, not %.100s",
+                     Py_TYPE(arg)->tp_name);
+        return -1;
+    }
+    return as_u64(arg, "va", &access->address);
+}
+
+static int
+has_walk(enum kdmp_paging paging)
+{
+    return paging != KDMP_PAGING_PHYSICAL && paging != KDMP_PAGING_TRIAGE;
+}
+
+static int
+root_not_present(ReaderObject *self, uint64_t address)
+{
+    raise_text(self->state->errors[E_ROOT_NOT_PRESENT],
+               "virtual address 0x%llx has no page-table root, and a "
+               "physical reader has none either",
+               (unsigned long long)address);
+    return -1;
+}
+
+/* Build the space an AccessContext asks for.  The dump is pinned, and stays
+   so only on success. */
+int
+access_resolve(ReaderObject *self, struct access *access)
+{
+    const AccessContextObject *context = access->context;
+    enum kdmp_status status;
+    enum kdmp_paging_source source;
+
+    access->other = self->space;
+    if (context->physical) {
+        access->other.paging = KDMP_PAGING_PHYSICAL;
+        access->other.root = 0;
+    } else if (context->has_dtb) {
+        access->other.root = context->dtb;
+        if (!has_walk(self->space.paging)) {
+            status = kdmp_choose_paging(self->dump->handle, context->dtb,
+                                        &access->other.paging, &source);
+            if (PyErr_Occurred() || status != KDMP_OK) {
+                int machine = kdmp_get_info(self->dump->handle)->machine;
+
+                dump_unpin(self->dump);
+                raise_no_paging(self->dump, status, machine);
+                return -1;
+            }
+        }
+    } else if (self->space.paging == KDMP_PAGING_PHYSICAL) {
+        dump_unpin(self->dump);
+        return root_not_present(self, access->address);
+    }
+    access->space = &access->other;
+    return 0;
+}
+
+enum kdmp_status
+access_advance(const struct access *access, uint64_t offset,
+               uint64_t *address_out, struct kdmp_fault *fault)
+{
+    uint64_t last = kdmp_last_address(access->space->paging);
+
+    if (access->address > last || offset <= last - access->address) {
+        *address_out = access->address + offset;
+        return KDMP_OK;
+    }
+    memset(fault, 0, sizeof(*fault));
+    fault->status = KDMP_E_ADDRESS_END;
+    fault->address = last;
+    *address_out = last;
+    return KDMP_E_ADDRESS_END;
+}
+
+int
+access_fetch(ReaderObject *self, struct access *access, void *buffer,
+             size_t size)
+{
+    struct kdmp_fault fault;
+    enum kdmp_status status;
+    uint64_t done;
+    PyObject *data;
+
+    status =
+        kdmp_read(access->space, access->address, buffer, size, &done, &fault);
+    status = access_end(self, status);
+    if (status == KDMP_OK)
+        return 0;
+    if (done == 0 || !is_absent(status)) {
+        raise_fault(self->state, access->space, &fault);
+        return -1;
+    }
+    data = PyBytes_FromStringAndSize(buffer, (Py_ssize_t)done);
+    if (data != NULL) {
+        raise_partial(self->state, access->space, &fault, access->address, size,
+                      data);
+        Py_DECREF(data);
+    }
+    return -1;
+}
+
+/* --- life -------------------------------------------------------------- */
+
+static PyObject *
+reader_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
+{
+    struct module_state *state = state_of_type(type);
+    ReaderObject *self;
+
+    if (state == NULL)
+        return NULL;
+    self = (ReaderObject *)type->tp_alloc(type, 0);
+    if (self != NULL)
+        self->state = state;
+    return (PyObject *)self;
+}
+
+/* None or a count of bytes. */
+static int
+as_string_limit(PyObject *arg, uint64_t *out)
+{
+    Py_ssize_t limit;
+
+    if (arg == Py_None) {
+        *out = UINT64_MAX;
+        return 0;
+    }
+    if (as_size(arg, "string_limit", &limit) < 0)
+        return -1;
+    *out = (uint64_t)limit;
+    return 0;
+}
+
+static uint8_t
+space_pointer_size(enum kdmp_paging paging, const struct kdmp_info *info)
+{
+    if (!has_walk(paging))
+        return info->pointer_size;
+    return paging == KDMP_PAGING_X86 || paging == KDMP_PAGING_PAE ? 4 : 8;
+}
+
+static int
+reader_init(PyObject *op, PyObject *args, PyObject *kwargs)
+{
+    static char *names[] = {"dump",         "paging", "dtb", "invalid_pte_mask",
+                            "string_limit", NULL};
+    ReaderObject *self = (ReaderObject *)op;
+    PyObject *dump_arg, *dtb_arg = NULL, *mask_arg = Py_None;
+    PyObject *limit_arg = NULL;
+    DumpObject *dump;
+    struct kdmp_space space = {.root = 0};
+    uint64_t limit = DEFAULT_STRING_LIMIT;
+    const char *paging_arg = NULL; /* required, but by keyword */
+    int paging;
+
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O!|$sOOO:ReaderBase", names,
+                                     self->state->types[T_DUMP], &dump_arg,
+                                     &paging_arg, &dtb_arg, &mask_arg,
+                                     &limit_arg)) {
+        return -1;
+    }
+    if (paging_arg == NULL) {
+        PyErr_SetString(PyExc_TypeError,
+                        "ReaderBase() is missing the argument 'paging'");
+        return -1;
+    }
+    paging = paging_by_name(paging_arg);
+    if (paging < 0) {
+        PyErr_Format(PyExc_ValueError,
+                     "paging must be one of 'physical', 'x64', 'la57', "
+                     "'x86', 'pae', 'arm64' and 'triage', not '%s'",
+                     paging_arg);
+        return -1;
+    }
+    if ((dtb_arg != NULL && as_u64(dtb_arg, "dtb", &space.root) < 0)
+        || (limit_arg != NULL && as_string_limit(limit_arg, &limit) < 0)) {
+        return -1;
+    }
+    if (mask_arg != Py_None) {
+        if (as_u64(mask_arg, "invalid_pte_mask", &space.invalid_pte_mask) < 0)
+            return -1;
+        space.mask_known = 1;
+    }
+    if (self->dump != NULL) {
+        PyErr_SetString(PyExc_ValueError, "the reader already has a dump");
+        return -1;
+    }
+    dump = (DumpObject *)dump_arg;
+    if (dump_pin(dump) < 0)
+        return -1;
+    space.source = kdmp_get_source(dump->handle);
+    space.dump = dump->handle;
+    space.paging = (enum kdmp_paging)paging;
+    if (!has_walk(space.paging))
+        space.root = 0;
+    self->pointer_size =
+        space_pointer_size(space.paging, kdmp_get_info(dump->handle));
+    dump_unpin(dump);
+    self->space = space;
+    self->string_limit = limit;
+    self->dump = (DumpObject *)Py_NewRef(dump_arg);
+    return 0;
+}
+
+static int
+reader_traverse(PyObject *op, visitproc visit, void *arg)
+{
+    Py_VISIT(Py_TYPE(op));
+    Py_VISIT(((ReaderObject *)op)->dump);
+    return 0;
+}
+
+static int
+reader_clear(PyObject *op)
+{
+    Py_CLEAR(((ReaderObject *)op)->dump);
+    return 0;
+}
+
+static void
+reader_dealloc(PyObject *op)
+{
+    PyTypeObject *type = Py_TYPE(op);
+
+    PyObject_GC_UnTrack(op);
+    (void)reader_clear(op);
+    type->tp_free(op);
+    Py_DECREF(type);
+}
+
+/* --- facts ------------------------------------------------------------- */
+
+static PyObject *
+get_dump(PyObject *op, void *closure)
+{
+    ReaderObject *self = (ReaderObject *)op;
+
+    if (self->dump == NULL) {
+        reader_not_initialised();
+        return NULL;
+    }
+    return Py_NewRef(self->dump);
+}
+
+static PyObject *
+get_dtb(PyObject *op, void *closure)
+{
+    ReaderObject *self = (ReaderObject *)op;
+
+    if (!has_walk(self->space.paging))
+        Py_RETURN_NONE;
+    return PyLong_FromUnsignedLongLong(self->space.root);
+}
+
+static PyObject *
+get_paging(PyObject *op, void *closure)
+{
+    ReaderObject *self = (ReaderObject *)op;
+
+    return PyUnicode_InternFromString(paging_name((int)self->space.paging));
+}
+
+static PyObject *
+get_pointer_size(PyObject *op, void *closure)
+{
+    return PyLong_FromLong(((ReaderObject *)op)->pointer_size);
+}
+
+static PyObject *
+get_mask(PyObject *op, void *closure)
+{
+    ReaderObject *self = (ReaderObject *)op;
+
+    if (!self->space.mask_known)
+        Py_RETURN_NONE;
+    return PyLong_FromUnsignedLongLong(self->space.invalid_pte_mask);
+}
+
+static PyObject *
+get_string_limit(PyObject *op, void *closure)
+{
+    ReaderObject *self = (ReaderObject *)op;
+
+    if (self->string_limit == UINT64_MAX)
+        Py_RETURN_NONE;
+    return PyLong_FromUnsignedLongLong(self->string_limit);
+}
+
+static int
+set_string_limit(PyObject *op, PyObject *value, void *closure)
+{
+    ReaderObject *self = (ReaderObject *)op;
+    uint64_t limit;
+
+    if (value == NULL) {
+        PyErr_SetString(PyExc_AttributeError, "cannot delete string_limit");
+        return -1;
+    }
+    if (as_string_limit(value, &limit) < 0)
+        return -1;
+    self->string_limit = limit;
+    return 0;
+}
+
+static PyGetSetDef reader_getset[] = {
+    GETTER("dump", get_dump, "The dump that is read."),
+    GETTER("dtb", get_dtb,
+           "The page-table root as Windows stores it, None for a physical or "
+           "triage reader."),
+    GETTER("paging", get_paging,
+           "How addresses become frames: \"physical\", \"x64\", \"la57\", "
+           "\"x86\", \"pae\", \"arm64\" or \"triage\"."),
+    GETTER("pointer_size", get_pointer_size,
+           "Size of a pointer in this space: 4 or 8 bytes."),
+    GETTER(
+        "invalid_pte_mask", get_mask,
+        "MiState.Hardware.InvalidPteMask, as given; None if it is not known."),
+    PROPERTY(
+        "string_limit", get_string_limit, set_string_limit,
+        "Bytes that a string without an explicit limit may have; None means "
+        "16 MiB."),
+    {NULL},
+};
+
+/* --- translation ------------------------------------------------------- */
+
+/* Translate the address in args.  The Translation, or NULL with either an
+   exception set or 'status' saying why not. */
+static TranslationObject *
+translate(ReaderObject *self, PyObject *arg, struct access *access,
+          enum kdmp_status *status, struct kdmp_translation *failed)
+{
+    TranslationObject *result;
+
+    *status = KDMP_OK;
+    if (access_convert(self, arg, access) < 0)
+        return NULL;
+    result = translation_new(self->state);
+    if (result == NULL)
+        return NULL;
+    if (access_begin(self, access) < 0) {
+        Py_DECREF(result);
+        return NULL;
+    }
+    *status = kdmp_translate(access->space, access->address, &result->walk);
+    *status = access_end(self, *status);
+    if (*status == KDMP_OK)
+        return result;
+    *failed = result->walk;
+    failed->status = (uint8_t)*status;
+    Py_DECREF(result);
+    return NULL;
+}
+
+const char reader_translate_doc[] = PyDoc_STR(
+    "translate($self, /, va)\n--\n\n"
+    "Return the Translation of a virtual address.\n\n"
+    "The page tables alone decide: the frame they name may still be missing "
+    "from the\n"
+    "dump, which reading it tells. A page in transition translates, too. "
+    "Raises\n"
+    "NotPresentError, NonCanonicalError, BadEntryError, or, if a page table "
+    "is missing,\n"
+    "NotInDumpError or TruncatedError. A physical address translates to "
+    "itself.");
+
+PyObject *
+reader_translate(PyObject *op, PyObject *const *args, Py_ssize_t nargs,
+                 PyObject *kwnames)
+{
+    SIGNATURE("translate", 1, 1, 1, "va");
+    ReaderObject *self = (ReaderObject *)op;
+    struct access access;
+    enum kdmp_status status;
+    struct kdmp_translation failed;
+    TranslationObject *result;
+
+    if (bind_args(&sig, args, nargs, kwnames, slot) < 0)
+        return NULL;
+    result = translate(self, slot[0], &access, &status, &failed);
+    if (result == NULL && status != KDMP_OK)
+        return raise_walk(self->state, access.space, &failed);
+    return (PyObject *)result;
+}
+
+const char reader_try_translate_doc[] = PyDoc_STR(
+    "try_translate($self, /, va)\n--\n\n"
+    "Return the Translation of a virtual address, or None if it has none.\n\n"
+    "As `translate`, but what is merely not there is None.");
+
+PyObject *
+reader_try_translate(PyObject *op, PyObject *const *args, Py_ssize_t nargs,
+                     PyObject *kwnames)
+{
+    SIGNATURE("try_translate", 1, 1, 1, "va");
+    ReaderObject *self = (ReaderObject *)op;
+    struct access access;
+    enum kdmp_status status;
+    struct kdmp_translation failed;
+    TranslationObject *result;
+
+    if (bind_args(&sig, args, nargs, kwnames, slot) < 0)
+        return NULL;
+    result = translate(self, slot[0], &access, &status, &failed);
+    if (result == NULL && is_absent(status))
+        Py_RETURN_NONE;
+    if (result == NULL && status != KDMP_OK)
+        return raise_walk(self->state, access.space, &failed);
+    return (PyObject *)result;
+}
+
+/* --- the type ---------------------------------------------------------- */
+
+#define METHOD(name)                                                           \
+    {#name, (PyCFunction)(void (*)(void))reader_##name,                        \
+     METH_FASTCALL | METH_KEYWORDS, reader_##name##_doc}
+
+static PyMethodDef reader_methods[] = {
+    METHOD(translate),
+    METHOD(try_translate),
+    METHOD(read),
+    METHOD(read_exact),
+    METHOD(try_read_exact),
+    METHOD(read_into),
+    METHOD(read_gaps),
+    METHOD(is_readable),
+    METHOD(read_u8),
+    METHOD(read_u16),
+    METHOD(read_u32),
+    METHOD(read_u64),
+    METHOD(read_i8),
+    METHOD(read_i16),
+    METHOD(read_i32),
+    METHOD(read_i64),
+    METHOD(read_f32),
+    METHOD(read_f64),
+    METHOD(read_uint),
+    METHOD(read_ptr),
+    METHOD(read_cstr),
+    METHOD(read_cstr_bytes),
+    METHOD(read_wstr),
+    METHOD(read_unicode_string),
+    {NULL},
+};
+
+PyDoc_STRVAR(
+    reader_doc,
+    "ReaderBase(dump, *, paging, dtb=0, invalid_pte_mask=None, "
+    "string_limit=65536)\n--\n\n"
+    "One address space of a dump: translation, bytes, numbers and "
+    "strings.\n\n"
+    "Every address may be an int or an AccessContext. Numbers are little-"
+    "endian, sizes and\n"
+    "limits count bytes. Memory that is not there raises an UnreadableError "
+    "that says why;\n"
+    "OverflowError is for addresses outside 0 ... 2**64 - 1, ValueError for "
+    "a closed dump.\n"
+    "`paging` is \"physical\", \"x64\", \"la57\", \"x86\", \"pae\", "
+    "\"arm64\" or \"triage\"; `dtb` the\n"
+    "page-table root; `invalid_pte_mask` the kernel's "
+    "MiState.Hardware.InvalidPteMask.");
+
+static PyType_Slot reader_slots[] = {
+    {Py_tp_doc, (void *)reader_doc},
+    {Py_tp_new, reader_new},
+    {Py_tp_init, reader_init},
+    {Py_tp_traverse, reader_traverse},
+    {Py_tp_clear, reader_clear},
+    {Py_tp_dealloc, reader_dealloc},
+    {Py_tp_methods, reader_methods},
+    {Py_tp_getset, reader_getset},
+    {0, NULL},
+};
+
+PyType_Spec reader_spec = {
+    .name = "kdmp._kdmp.ReaderBase",
+    .basicsize = sizeof(ReaderObject),
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE | Py_TPFLAGS_HAVE_GC
+             | Py_TPFLAGS_IMMUTABLETYPE,
+    .slots = reader_slots,
+};

@@ -1,0 +1,169 @@
+/*
+ * Named tuples: one entry of a page walk, a gap, a run of frames.
+ *
+ * SPDX-License-Identifier: MIT
+ */
+#include "pykdmp.h"
+
+#include <structmember.h>
+
+static PyStructSequence_Field entry_fields[] = {
+    {"level", "Level of the table: 1 = PT, 4 = PML4, 5 = PML5."},
+    {"pa", "Physical address of the entry."},
+    {"value", "The entry itself."},
+    {NULL, NULL},
+};
+
+static PyStructSequence_Desc entry_desc = {
+    "kdmp.PageTableEntry",
+    "One entry of a page walk: `level`, `pa` of the entry, its `value`.\n\n"
+    "Levels count from the leaf: 1 = PT, 2 = PD, 3 = PDPT, 4 = PML4, "
+    "5 = PML5.",
+    entry_fields, 3};
+
+static PyStructSequence_Field gap_fields[] = {
+    {"address", "Address of the first missing byte."},
+    {"size", "How many bytes are missing."},
+    {"reason", "The exception that reading the first of them raises."},
+    {NULL, NULL},
+};
+
+static PyStructSequence_Desc gap_desc = {
+    "kdmp.Gap",
+    "A hole in a read: `address`, `size` in bytes, and the `reason`, an "
+    "exception.",
+    gap_fields, 3};
+
+static PyStructSequence_Field run_fields[] = {
+    {"pfn", "Number of the first frame."},
+    {"count", "How many frames of 4096 bytes."},
+    {"file_offset", "Where in the file the first one's bytes are."},
+    {NULL, NULL},
+};
+
+static PyStructSequence_Desc run_desc = {
+    "kdmp.Run",
+    "A stretch of frames: first `pfn`, `count`, `file_offset` of the first "
+    "one's bytes.",
+    run_fields, 3};
+
+/* Name(field=0x1, ...): ints in hex, the rest as it is. */
+static PyObject *
+record_repr(PyObject *self, PyObject *unused)
+{
+    const char *dot = strrchr(Py_TYPE(self)->tp_name, '.');
+    PyObject *text = PyUnicode_FromFormat(
+        "%s(", dot != NULL ? dot + 1 : Py_TYPE(self)->tp_name);
+
+    for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(self) && text != NULL; i++) {
+        PyObject *item = PyTuple_GET_ITEM(self, i);
+        PyObject *shown = PyLong_CheckExact(item) ? PyNumber_ToBase(item, 16)
+                                                  : PyObject_Repr(item);
+        PyObject *longer = NULL;
+
+        if (shown != NULL) {
+            longer =
+                PyUnicode_FromFormat("%U%s%s=%U", text, i > 0 ? ", " : "",
+                                     Py_TYPE(self)->tp_members[i].name, shown);
+            Py_DECREF(shown);
+        }
+        Py_SETREF(text, longer);
+    }
+    if (text != NULL)
+        Py_SETREF(text, PyUnicode_FromFormat("%U)", text));
+    return text;
+}
+
+static PyMethodDef repr_def = {"__repr__", record_repr, METH_NOARGS,
+                               "Return repr(self)."};
+
+static PyTypeObject *
+record_type(PyStructSequence_Desc *desc)
+{
+    PyTypeObject *type = PyStructSequence_NewType(desc);
+    PyObject *repr;
+    int rc;
+
+    if (type == NULL)
+        return NULL;
+    repr = PyDescr_NewMethod(type, &repr_def);
+    if (repr == NULL) {
+        Py_DECREF(type);
+        return NULL;
+    }
+    rc = PyObject_SetAttrString((PyObject *)type, "__repr__", repr);
+    Py_DECREF(repr);
+    if (rc < 0)
+        Py_CLEAR(type);
+    return type;
+}
+
+int
+records_init(struct module_state *state)
+{
+    state->types[T_ENTRY] = record_type(&entry_desc);
+    if (state->types[T_ENTRY] == NULL)
+        return -1;
+    state->types[T_GAP] = record_type(&gap_desc);
+    if (state->types[T_GAP] == NULL)
+        return -1;
+    state->types[T_RUN] = record_type(&run_desc);
+    return state->types[T_RUN] != NULL ? 0 : -1;
+}
+
+/* A record of three values, stealing the references; NULL if one is NULL. */
+static PyObject *
+record(PyTypeObject *type, PyObject *a, PyObject *b, PyObject *c)
+{
+    PyObject *self = NULL;
+
+    if (a != NULL && b != NULL && c != NULL)
+        self = PyStructSequence_New(type);
+    if (self == NULL) {
+        Py_XDECREF(a);
+        Py_XDECREF(b);
+        Py_XDECREF(c);
+        return NULL;
+    }
+    PyStructSequence_SetItem(self, 0, a);
+    PyStructSequence_SetItem(self, 1, b);
+    PyStructSequence_SetItem(self, 2, c);
+    return self;
+}
+
+PyObject *
+run_record(struct module_state *state, const struct kdmp_run *run)
+{
+    return record(state->types[T_RUN], PyLong_FromUnsignedLongLong(run->pfn),
+                  PyLong_FromUnsignedLongLong(run->count),
+                  PyLong_FromUnsignedLongLong(run->file_offset));
+}
+
+PyObject *
+gap_record(struct module_state *state, PyObject *address, uint64_t size,
+           PyObject *reason)
+{
+    return record(state->types[T_GAP], address,
+                  PyLong_FromUnsignedLongLong(size), reason);
+}
+
+PyObject *
+walk_entries(struct module_state *state, const struct kdmp_translation *walk)
+{
+    int levels = kdmp_paging_levels((enum kdmp_paging)walk->paging);
+    PyObject *entries = PyTuple_New(walk->depth);
+
+    for (int i = 0; i < walk->depth && entries != NULL; i++) {
+        const struct kdmp_entry *entry = &walk->entries[i];
+        PyObject *item =
+            record(state->types[T_ENTRY], PyLong_FromLong(levels - i),
+                   PyLong_FromUnsignedLongLong(entry->paddr),
+                   PyLong_FromUnsignedLongLong(entry->value));
+
+        if (item != NULL)
+            PyTuple_SET_ITEM(entries, i, item);
+        else
+            Py_CLEAR(entries);
+    }
+    return entries;
+}

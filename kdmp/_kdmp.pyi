@@ -1,0 +1,550 @@
+"""The C core of kdmp, as Python sees it. Import from `kdmp`, not from here.
+
+Docstrings repeat those of the extension, for editors; tests/test_stub.py compares both.
+
+SPDX-License-Identifier: MIT
+"""
+
+from collections.abc import Iterator
+from types import TracebackType
+from typing import (
+    Any,
+    Literal,
+    Protocol,
+    Self,
+    SupportsIndex,
+    TypeAlias,
+    TypedDict,
+    final,
+    overload,
+    type_check_only,
+)
+
+from _typeshed import ReadableBuffer, StrPath, WriteableBuffer, structseq
+
+@type_check_only
+class _BinaryFile(Protocol):
+    def seek(self, offset: int, whence: int = ..., /) -> int | None: ...
+    def read(self, size: int, /) -> ReadableBuffer: ...
+
+@type_check_only
+class _BuildInfo(TypedDict):
+    version: str
+    asserts: bool
+    sanitize: str
+
+Address: TypeAlias = SupportsIndex | AccessContext
+
+def build_info() -> _BuildInfo:
+    """Return how the extension was built.
+
+    A dict: "version" of the package, "asserts" whether assertions are active,
+    "sanitize" the sanitizers compiled in, "" for none.
+    """
+
+class KdmpError(Exception):
+    """Base of every error that is about a dump."""
+
+class FormatError(KdmpError, ValueError):
+    """The file contradicts itself. `offset` is where in the file."""
+
+    offset: int | None
+
+class WrongFileError(FormatError):
+    """The file is not a Windows kernel dump; the message says what it is."""
+
+class UnsupportedDumpError(KdmpError, NotImplementedError):
+    """A kernel dump that cannot do what was asked (no physical pages, unknown type ...)."""
+
+class UnreadableError(KdmpError, LookupError):
+    """Base of "not there, because": memory that cannot be read.
+
+    `address` is the first byte that is missing, in the terms of the reader
+    (virtual or physical).
+    """
+
+    address: int | None
+
+class TranslationError(UnreadableError):
+    """A page walk that found no page.
+
+    `va`, `dtb` and `paging` say what was translated (`va` and `dtb` are None for
+    a physical address). `level` is that of the last entry (4 = PML4 ... 1 = PT),
+    `entry` its value and `entry_pa` its physical address (None if none was read).
+    `entries` is all that was read, root first. `state` is what Windows means by the
+    entry: "zero", "prototype", "demand_zero", "pagefile", "transition", "bad",
+    "table" (leads to a table that could not be read), "valid" or "none".
+    """
+
+    va: int | None
+    dtb: int | None
+    paging: str | None
+    level: int | None
+    entry: int | None
+    entry_pa: int | None
+    entries: tuple[PageTableEntry, ...]
+    state: str | None
+
+class NotPresentError(TranslationError):
+    """A page-table entry says that there is no page in memory."""
+
+class NonCanonicalError(TranslationError):
+    """The address is not canonical (or too large) for this paging mode."""
+
+class BadEntryError(TranslationError):
+    """A present entry has reserved bits set: a fault on hardware, usually a wrong root."""
+
+class NotInDumpError(TranslationError):
+    """The frame at physical address `pa` was not captured.
+
+    `level` > 0 means that it holds a page table of that level, 0 that it is the
+    page itself.
+    """
+
+    pa: int | None
+
+class TruncatedError(NotInDumpError):
+    """The frame was captured but lies beyond the end of the (cut short) file."""
+
+class AddressEndError(UnreadableError):
+    """The range runs past the last address of the space."""
+
+class PartialReadError(UnreadableError):
+    """Fewer bytes than asked for.
+
+    `expected` and `actual` count bytes, `data` holds what was read, `reason` is the
+    error of the first missing byte and `address` its address. For a string without
+    its end, `expected` is the limit.
+    """
+
+    expected: int
+    actual: int
+    data: bytes
+    reason: UnreadableError | None
+
+class RootNotPresentError(KdmpError, LookupError):
+    """A virtual address without a page-table root to translate it by."""
+
+@final
+class PageTableEntry(structseq[Any], tuple[int, int, int]):
+    """One entry of a page walk: `level`, `pa` of the entry, its `value`.
+
+    Levels count from the leaf: 1 = PT, 2 = PD, 3 = PDPT, 4 = PML4, 5 = PML5.
+    """
+
+    @property
+    def level(self) -> int:
+        """Level of the table: 1 = PT, 4 = PML4, 5 = PML5."""
+    @property
+    def pa(self) -> int:
+        """Physical address of the entry."""
+    @property
+    def value(self) -> int:
+        """The entry itself."""
+
+@final
+class Gap(structseq[Any], tuple[int, int, UnreadableError]):
+    """A hole in a read: `address`, `size` in bytes, and the `reason`, an exception."""
+
+    @property
+    def address(self) -> int:
+        """Address of the first missing byte."""
+    @property
+    def size(self) -> int:
+        """How many bytes are missing."""
+    @property
+    def reason(self) -> UnreadableError:
+        """The exception that reading the first of them raises."""
+
+@final
+class Run(structseq[Any], tuple[int, int, int]):
+    """A stretch of frames: first `pfn`, `count`, `file_offset` of the first one's bytes."""
+
+    @property
+    def pfn(self) -> int:
+        """Number of the first frame."""
+    @property
+    def count(self) -> int:  # type: ignore[override]
+        """How many frames of 4096 bytes."""
+    @property
+    def file_offset(self) -> int:
+        """Where in the file the first one's bytes are."""
+
+@final
+class AccessContext:
+    """What to read and how: a physical address, or a virtual one with an optional root.
+
+    Accepted wherever a reader takes an address. A physical address is read from the
+    same dump without translation; a virtual one with `dtb` is translated by that
+    root, and without it by the reader's own. Hashable and immutable; adding or
+    subtracting an int gives the context of the address that much further.
+    OverflowError for addresses outside 0 ... 2**64 - 1, ValueError for a physical
+    address with a root.
+    """
+
+    def __new__(
+        cls, address: SupportsIndex, dtb: SupportsIndex | None = None, *, physical: bool = False
+    ) -> Self: ...
+    @property
+    def address(self) -> int:
+        """The address."""
+    @property
+    def dtb(self) -> int | None:
+        """Page-table root of a virtual address; None means the reader's own."""
+    @property
+    def physical(self) -> bool:
+        """Whether the address is physical."""
+    def __add__(self, other: SupportsIndex, /) -> AccessContext: ...
+    def __radd__(self, other: SupportsIndex, /) -> AccessContext: ...
+    def __sub__(self, other: SupportsIndex, /) -> AccessContext: ...
+    def __eq__(self, other: object, /) -> bool: ...
+    def __hash__(self) -> int: ...
+
+@final
+class Translation:
+    """A virtual address, its physical address, and the walk between them.
+
+    Comes from `Reader.translate`. `int(t)` is the physical address. Equal if all of
+    the walk is equal; hashable; picklable.
+    """
+
+    @property
+    def va(self) -> int:
+        """The virtual address."""
+    @property
+    def pa(self) -> int:
+        """The physical address of the same byte."""
+    @property
+    def pfn(self) -> int:
+        """Number of the 4096-byte frame: `pa >> 12`."""
+    @property
+    def offset(self) -> int:
+        """Offset of the byte within the page (of `page_size`)."""
+    @property
+    def page_size(self) -> int:
+        """Size of the page in bytes: 0x1000, 0x200000, 0x40000000 or 0x400000."""
+    @property
+    def dtb(self) -> int:
+        """The page-table root the walk began at."""
+    @property
+    def paging(self) -> str:
+        """The paging mode: "x64", "la57", "x86", "pae", "arm64" or "physical"."""
+    @property
+    def level(self) -> int:
+        """Level of the entry that maps the page: 1 = PT, 2 = PD, 3 = PDPT; 0 if there was no walk."""
+    @property
+    def state(self) -> str:
+        """What the last entry is: "valid", "transition", or "none" if there was no walk."""
+    @property
+    def transition(self) -> bool:
+        """Whether the page is on its way out: invalid for the CPU, still in its frame."""
+    @property
+    def writable(self) -> bool:
+        """Whether Windows lets the page be written, directly or after a fault."""
+    @property
+    def executable(self) -> bool:
+        """Whether code may run there."""
+    @property
+    def user(self) -> bool:
+        """Whether user mode has access."""
+    @property
+    def global_(self) -> bool:
+        """Whether the TLB keeps the entry across address spaces."""
+    @property
+    def accessed(self) -> bool:
+        """Whether the CPU has used the entry."""
+    @property
+    def dirty(self) -> bool:
+        """Whether the CPU has written the page."""
+    @property
+    def copy_on_write(self) -> bool:
+        """Whether a write makes a private copy (Windows' software bit)."""
+    @property
+    def hardware_writable(self) -> bool:
+        """Whether the CPU would let the page be written without a fault."""
+    @property
+    def write_through(self) -> bool:
+        """The PWT bit."""
+    @property
+    def cache_disable(self) -> bool:
+        """The PCD bit."""
+    @property
+    def pat(self) -> bool:
+        """The PAT bit."""
+    @property
+    def nx_ignored(self) -> bool:
+        """Whether the no-execute bit that KVA shadow puts into a user top entry was disregarded."""
+    @property
+    def unswizzled(self) -> bool:
+        """Whether the L1TF bits of a software PTE were removed."""
+    @property
+    def kernel_executable(self) -> bool:
+        """ARM64: whether EL1 may run code there."""
+    @property
+    def protection(self) -> int | None:
+        """The 5-bit Windows protection of a transition PTE, else None."""
+    @property
+    def entries(self) -> tuple[PageTableEntry, ...]:
+        """The entries of the walk, a tuple of PageTableEntry, root first."""
+    def __int__(self) -> int: ...
+    def __eq__(self, other: object, /) -> bool: ...
+    def __hash__(self) -> int: ...
+
+@final
+class Pages:
+    """The captured frames of a dump, sorted, or those in a window of frame numbers.
+
+    `len(pages)` and `pfn in pages` take constant time; iteration gives frame numbers in
+    ascending order. `pages[pfn]` is a read-only memoryview of the frame's 4096 bytes,
+    without a copy if the dump is in memory; the dump cannot be closed while it lives.
+    NotInDumpError or TruncatedError (both LookupError) if the frame is not there.
+    `pages[first:end]` is the window of frame numbers from `first` up to `end`.
+    """
+
+    def __len__(self) -> int: ...
+    def __contains__(self, pfn: object, /) -> bool: ...
+    def __iter__(self) -> Iterator[int]: ...
+    @overload
+    def __getitem__(self, pfn: SupportsIndex, /) -> memoryview: ...
+    @overload
+    def __getitem__(self, frames: slice, /) -> Pages: ...
+    def runs(self) -> Iterator[Run]:
+        """Iterate over the runs of frames in ascending order, as Run.
+
+        The frames of a run are contiguous in memory and in the file.
+        """
+
+class DumpBase:
+    """An open crash dump: its facts, its pages and the bytes of its file.
+
+    `source` is a path (str or os.PathLike), the content of a dump in any bytes-like
+    object, or a binary file object with seek() and read(). With `io="read"` a file given
+    by path is read instead of mapped: slower, but a file that shrinks meanwhile is an
+    error and not the end of the process.
+
+    OSError if the file cannot be opened, WrongFileError if it is no kernel dump,
+    FormatError if it is damaged, UnsupportedDumpError if kdmp cannot read its kind.
+    memoryview(dump) is the whole file, read-only, if it is in memory.
+    """
+
+    def __init__(
+        self, source: StrPath | ReadableBuffer | _BinaryFile, *, io: Literal["map", "read"] = "map"
+    ) -> None: ...
+    def close(self) -> None:
+        """Close the dump. Closing it again does nothing.
+
+        BufferError while a memoryview of it lives or another thread reads from it.
+        Afterwards everything that needs the file raises ValueError.
+        """
+    @property
+    def closed(self) -> bool:
+        """Whether the dump is closed."""
+    @property
+    def io(self) -> str:
+        """How the file is read: "map", "read", "memory" (a bytes-like object) or "file" (a file object)."""
+    @property
+    def header(self) -> dict[str, Any]:
+        """The raw fields of the header by name, a new dict.
+
+        None is a field that was left as filler or that this header does not have.
+        Names are those of DUMP_HEADER64 in snake case; times are in units of 100 ns.
+        """
+    @property
+    def figures(self) -> dict[str, int]:
+        """Figures of the page layout, a new dict of ints.
+
+        `header_size`, `first_page` and `data_end` are bytes and file offsets,
+        `bitmap_bits` counts bits, `pfn_end` is the highest described frame number plus
+        one; `pages_described`, `pages_available` (in the file), `pages_claimed` (by the
+        layout's own counter) and `pages_overlapped` count frames.
+        """
+    @property
+    def layout(self) -> str:
+        """How pages are stored: "runs", "summary", "bitmap", "ranges", "triage", "raw" or "none"."""
+    @property
+    def arch(self) -> str:
+        """The machine: "x64", "x86", "arm64", "arm", "ia64" or "unknown"."""
+    @property
+    def pointer_size(self) -> int:
+        """Size of a pointer of the machine: 4 or 8 bytes."""
+    @property
+    def file_size(self) -> int:
+        """Size of the file in bytes."""
+    @property
+    def truncated(self) -> int:
+        """How many frames the dump describes that lie beyond the end of the file."""
+    @property
+    def pages(self) -> Pages:
+        """The captured frames, as Pages."""
+    def choose_paging(self, dtb: SupportsIndex) -> tuple[str, str]:
+        """Return the paging mode for the root `dtb` and where it comes from.
+
+        The mode is one of "x64", "la57", "x86", "pae", "arm64", "triage"; the source
+        is "machine" (no choice), "header", "kdbg" (the debugger data block says),
+        "trial" (only this one maps the kernel's data) or "default". UnsupportedDumpError
+        for machines without a walk here.
+        """
+    def read_file(self, offset: SupportsIndex, size: SupportsIndex) -> bytes:
+        """Return `size` bytes of the file itself, from `offset`.
+
+        FormatError if the file does not have them all, OSError if it cannot be read.
+        """
+    def context_bytes(self) -> bytes:
+        """Return the bytes of the header's ContextRecord area as they are: a CONTEXT, or filler."""
+    def exception_bytes(self) -> bytes:
+        """Return the bytes of the header's EXCEPTION_RECORD as they are, perhaps filler."""
+    def __buffer__(self, flags: int, /) -> memoryview: ...
+    def __enter__(self) -> Self: ...
+    def __exit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None, /
+    ) -> None: ...
+
+class ReaderBase:
+    """One address space of a dump: translation, bytes, numbers and strings.
+
+    Every address may be an int or an AccessContext. Numbers are little-endian, sizes and
+    limits count bytes. Memory that is not there raises an UnreadableError that says why;
+    OverflowError is for addresses outside 0 ... 2**64 - 1, ValueError for a closed dump.
+    `paging` is "physical", "x64", "la57", "x86", "pae", "arm64" or "triage"; `dtb` the
+    page-table root; `invalid_pte_mask` the kernel's MiState.Hardware.InvalidPteMask.
+    """
+
+    def __init__(
+        self,
+        dump: DumpBase,
+        *,
+        paging: str,
+        dtb: SupportsIndex = 0,
+        invalid_pte_mask: SupportsIndex | None = None,
+        string_limit: SupportsIndex | None = 65536,
+    ) -> None: ...
+    @property
+    def dump(self) -> DumpBase:
+        """The dump that is read."""
+    @property
+    def dtb(self) -> int | None:
+        """The page-table root as Windows stores it, None for a physical or triage reader."""
+    @property
+    def paging(self) -> str:
+        """How addresses become frames: "physical", "x64", "la57", "x86", "pae", "arm64" or "triage"."""
+    @property
+    def pointer_size(self) -> int:
+        """Size of a pointer in this space: 4 or 8 bytes."""
+    @property
+    def invalid_pte_mask(self) -> int | None:
+        """MiState.Hardware.InvalidPteMask, as given; None if it is not known."""
+    @property
+    def string_limit(self) -> int | None:
+        """Bytes that a string without an explicit limit may have; None means 16 MiB."""
+    @string_limit.setter
+    def string_limit(self, value: SupportsIndex | None) -> None: ...
+    def translate(self, va: Address) -> Translation:
+        """Return the Translation of a virtual address.
+
+        The page tables alone decide: the frame they name may still be missing from the
+        dump, which reading it tells. A page in transition translates, too. Raises
+        NotPresentError, NonCanonicalError, BadEntryError, or, if a page table is missing,
+        NotInDumpError or TruncatedError. A physical address translates to itself.
+        """
+    def try_translate(self, va: Address) -> Translation | None:
+        """Return the Translation of a virtual address, or None if it has none.
+
+        As `translate`, but what is merely not there is None.
+        """
+    def read(self, va: Address, size: SupportsIndex) -> bytes:
+        """Return up to `size` bytes: those before the first hole.
+
+        b"" if already the first byte is missing; `read_gaps` and `read_exact` say why. Memory
+        is allocated for what is there, however large `size` is.
+        """
+    def read_exact(self, va: Address, size: SupportsIndex) -> bytes:
+        """Return exactly `size` bytes; PartialReadError if any of them is missing."""
+    def try_read_exact(self, va: Address, size: SupportsIndex) -> bytes | None:
+        """Return exactly `size` bytes, or None if any of them is missing."""
+    def read_into(self, va: Address, buffer: WriteableBuffer) -> int:
+        """Fill a writable buffer up to the first hole and return the count of bytes.
+
+        The rest of the buffer stays as it was; 0 if already the first byte is missing.
+        """
+    def read_gaps(self, va: Address, size: SupportsIndex, fill: SupportsIndex = 0) -> tuple[bytes, list[Gap]]:
+        """Return `size` bytes and the list of gaps in them.
+
+        Bytes that are not there have the value `fill`. Each Gap has an address, a size and the
+        exception that reading its first byte raises; neighbours with the same kind of reason
+        are one gap. What lies beyond the last address is a gap, too.
+        """
+    def is_readable(self, va: Address, size: SupportsIndex = 1) -> bool:
+        """Return whether all of `size` bytes can be read."""
+    def read_u8(self, va: Address) -> int:
+        """Return the unsigned byte at an address."""
+    def read_u16(self, va: Address) -> int:
+        """Return the unsigned 16-bit number at an address."""
+    def read_u32(self, va: Address) -> int:
+        """Return the unsigned 32-bit number at an address."""
+    def read_u64(self, va: Address) -> int:
+        """Return the unsigned 64-bit number at an address."""
+    def read_i8(self, va: Address) -> int:
+        """Return the signed byte at an address."""
+    def read_i16(self, va: Address) -> int:
+        """Return the signed 16-bit number at an address."""
+    def read_i32(self, va: Address) -> int:
+        """Return the signed 32-bit number at an address."""
+    def read_i64(self, va: Address) -> int:
+        """Return the signed 64-bit number at an address."""
+    def read_f32(self, va: Address) -> float:
+        """Return the 32-bit IEEE 754 number at an address."""
+    def read_f64(self, va: Address) -> float:
+        """Return the 64-bit IEEE 754 number at an address."""
+    def read_uint(self, va: Address, size: SupportsIndex, *, signed: bool = False) -> int:
+        """Return the number of 1, 2, 4 or 8 bytes at an address.
+
+        ValueError for another size.
+        """
+    def read_ptr(self, va: Address, *, size: SupportsIndex | None = None) -> int:
+        """Return the pointer at an address, zero-extended.
+
+        `size` is 4 or 8 bytes, by default the `pointer_size` of the reader.
+        """
+    def read_cstr(
+        self,
+        va: Address,
+        limit: SupportsIndex | None = None,
+        *,
+        encoding: str = "utf-8",
+        errors: str = "replace",
+        strict: bool = True,
+    ) -> str:
+        """Return the text before the first zero byte.
+
+        As `read_cstr_bytes`, decoded with `encoding` and `errors`.
+        """
+    def read_cstr_bytes(
+        self, va: Address, limit: SupportsIndex | None = None, *, strict: bool = True
+    ) -> bytes:
+        """Return the bytes before the first zero byte.
+
+        At most `limit` bytes, by default `string_limit`; without a zero byte among them all of
+        them. A hole before the end raises PartialReadError with what was read, or the error of
+        the first byte if that is missing; with `strict=False` what is there is returned.
+        """
+    def read_wstr(
+        self, va: Address, limit: SupportsIndex | None = None, *, errors: str = "replace", strict: bool = True
+    ) -> str:
+        """Return the UTF-16-LE text before the first zero unit.
+
+        As `read_cstr`; `limit` counts bytes.
+        """
+    def read_unicode_string(
+        self,
+        va: Address,
+        *,
+        pointer_size: SupportsIndex | None = None,
+        errors: str = "replace",
+        strict: bool = True,
+    ) -> str:
+        """Return the text of the UNICODE_STRING at an address.
+
+        Length is at offset 0, Buffer at 4 or 8 by `pointer_size` (4 or 8, by default the
+        reader's). An odd Length raises FormatError, text that is not all there as in
+        `read_wstr`; with `strict=False` the odd byte is dropped and what is there is returned.
+        """
