@@ -1,0 +1,310 @@
+"""A crash dump, opened: what its header says, which frames it holds, and the way to its memory.
+
+SPDX-License-Identifier: MIT
+"""
+
+import os
+from datetime import UTC, datetime, timedelta
+from functools import cached_property
+from typing import Any, Literal, SupportsIndex
+
+from kdmp._kdmp import DumpBase, RootNotPresentError, UnsupportedDumpError
+from kdmp.bugcheck import BugCheck
+from kdmp.context import Context, ExceptionRecord
+from kdmp.reader import Reader
+from kdmp.records import DumpAttributes, DumpKind
+
+_FILETIME_EPOCH = datetime(1601, 1, 1, tzinfo=UTC)
+
+
+def _filetime(value: int | None) -> datetime | None:
+    """Return a FILETIME (100 ns since 1601) as UTC; None for 0 and for what no datetime can hold."""
+    if not value:
+        return None
+    try:
+        return _FILETIME_EPOCH + timedelta(microseconds=value // 10)
+    except OverflowError:
+        return None
+
+
+class Dump(DumpBase):
+    """A Windows kernel crash dump, opened for reading.
+
+    `source` is a path (`str`, `os.PathLike`), any bytes-like object with the file's content, or a binary file
+    object with `seek` and `read`. With `io="map"` a path is mapped into memory: the fastest way, but the
+    process is killed (SIGBUS) if somebody shortens the file meanwhile. `io="read"` reads instead; use
+    it for media that change or fail. `dtb` and `paging` override what the header says.
+
+    Header facts are attributes; one that the writer of the dump left out is None. The names and positions
+    are those of DUMP_HEADER64 and DUMP_HEADER32; `header` has all raw values.
+
+    A dump is immutable and may be used by any number of threads. Opened by path it can be pickled.
+
+    Raises WrongFileError if the file is something else, FormatError if it contradicts itself,
+    UnsupportedDumpError for an unknown kind, OSError if it cannot be read.
+    """
+
+    def __init__(
+        self,
+        source: Any,
+        *,
+        io: Literal["map", "read"] = "map",
+        dtb: SupportsIndex | None = None,
+        paging: str | None = None,
+    ) -> None:
+        super().__init__(source, io=io)
+        self._source = source
+        self._dtb = None if dtb is None else dtb.__index__()
+        self._paging = paging
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        if not isinstance(self._source, str | os.PathLike):
+            raise TypeError("only a dump that was opened by its path can be pickled")
+        return _reopen, (type(self), os.fspath(self._source), self.io, self._dtb, self._paging)
+
+    def __repr__(self) -> str:
+        if self.closed:
+            return "<kdmp.Dump closed>"
+        kind = self.kind.name if isinstance(self.kind, DumpKind) else self.kind
+        name = f" {os.fspath(self._source)!r}" if isinstance(self._source, str | os.PathLike) else ""
+        return f"<kdmp.Dump{name} {kind} {self.arch} build {self.build} {len(self.pages)} pages>"
+
+    @cached_property
+    def _header(self) -> dict[str, Any]:
+        return self.header
+
+    def _number(self, name: str) -> int | None:
+        value: int | None = self._header[name]
+        return value
+
+    def _text(self, name: str) -> str | None:
+        value: str | None = self._header[name]
+        return value
+
+    # ---- what the header says ----
+
+    @property
+    def kind(self) -> DumpKind | int | None:
+        """What DumpType says: a DumpKind, or the plain number if it is not a known one."""
+        value = self._number("dump_type")
+        if value is None:
+            return None
+        try:
+            return DumpKind(value)
+        except ValueError:
+            return value
+
+    @property
+    def build(self) -> int | None:
+        """OS build number (MinorVersion), such as 19041; 19041 to 19045 all say 19041."""
+        return self._number("minor_version")
+
+    @property
+    def checked_build(self) -> bool | None:
+        """Whether the kernel is a checked (debug) build: MajorVersion is 0xC, not 0xF."""
+        major = self._number("major_version")
+        return None if major is None else major == 0xC
+
+    @property
+    def machine(self) -> int | None:
+        """MachineImageType, a PE machine number: 0x8664 x64, 0x14C x86, 0xAA64 ARM64."""
+        return self._number("machine_image_type")
+
+    @property
+    def dtb(self) -> int | None:
+        """DirectoryTableBase as stored (flag bits and all), or what `open` was told to use instead."""
+        return self._number("directory_table_base") if self._dtb is None else self._dtb
+
+    @property
+    def processors(self) -> int | None:
+        """NumberProcessors as the header says; nothing is allocated by it."""
+        return self._number("number_processors")
+
+    @property
+    def system_time(self) -> datetime | None:
+        """When the machine crashed (SystemTime), aware, UTC, to the microsecond."""
+        return _filetime(self._number("system_time"))
+
+    @property
+    def uptime(self) -> timedelta | None:
+        """Time since boot (SystemUpTime), to the microsecond."""
+        value = self._number("system_up_time")
+        try:
+            return None if value is None else timedelta(microseconds=value // 10)
+        except OverflowError:
+            return None
+
+    @property
+    def comment(self) -> str | None:
+        """The writer's comment, ASCII."""
+        return self._text("comment")
+
+    @property
+    def version_user(self) -> str | None:
+        """VersionUser, 32 characters that are rarely written."""
+        return self._text("version_user")
+
+    @property
+    def ps_loaded_module_list(self) -> int | None:
+        """VA of the LIST_ENTRY that heads the list of loaded kernel modules."""
+        return self._number("ps_loaded_module_list")
+
+    @property
+    def ps_active_process_head(self) -> int | None:
+        """VA of the LIST_ENTRY that heads the list of processes."""
+        return self._number("ps_active_process_head")
+
+    @property
+    def kd_debugger_data_block(self) -> int | None:
+        """VA of KDDEBUGGER_DATA64; in memory the block may be encoded."""
+        return self._number("kd_debugger_data_block")
+
+    @property
+    def pfn_database(self) -> int | None:
+        """PfnDataBase: the value of MmPfnDatabase or the address of that variable; writers disagree."""
+        return self._number("pfn_database")
+
+    @property
+    def required_dump_space(self) -> int | None:
+        """RequiredDumpSpace in bytes: what the writer reserved, not always the file's size."""
+        return self._number("required_dump_space")
+
+    @property
+    def product_type(self) -> int | None:
+        """ProductType: 1 workstation, 2 domain controller, 3 server."""
+        return self._number("product_type")
+
+    @property
+    def suite_mask(self) -> int | None:
+        """SuiteMask, VER_SUITE_* bits."""
+        return self._number("suite_mask")
+
+    @property
+    def writer_status(self) -> int | None:
+        """WriterStatus: 0 ok; of WinDbg's writer 1 no module list, 2 corrupt module list."""
+        return self._number("writer_status")
+
+    @property
+    def mini_dump_fields(self) -> int | None:
+        """MiniDumpFields: which parts a triage dump claims to have (advisory)."""
+        return self._number("mini_dump_fields")
+
+    @property
+    def secondary_data_state(self) -> int | None:
+        """SecondaryDataState; usually never written."""
+        return self._number("secondary_data_state")
+
+    @property
+    def kd_secondary_version(self) -> int | None:
+        """KdSecondaryVersion, the flavour of the context; unreliable."""
+        return self._number("kd_secondary_version")
+
+    @property
+    def attributes(self) -> DumpAttributes | None:
+        """Attributes of newer writers."""
+        value = self._number("attributes")
+        return None if value is None else DumpAttributes(value)
+
+    @property
+    def boot_id(self) -> int | None:
+        """BootId, a counter of boots, of newer writers."""
+        return self._number("boot_id")
+
+    @property
+    def encrypted(self) -> bool:
+        """Whether the page data is ciphertext (attribute EncryptedDumpData without DecryptedDump)."""
+        attributes = self.attributes or DumpAttributes(0)
+        return bool(attributes & DumpAttributes.ENCRYPTED) and not attributes & DumpAttributes.DECRYPTED
+
+    @property
+    def is_live(self) -> bool:
+        """Whether the system ran on while the dump was written, so that lists may be torn."""
+        attributes = self.attributes or DumpAttributes(0)
+        return bool(attributes & DumpAttributes.LIVE) or bool(self.bugcheck and self.bugcheck.is_live_dump)
+
+    # ---- what happened ----
+
+    @cached_property
+    def bugcheck(self) -> BugCheck | None:
+        """The bug check: code, name, and its parameters with their meaning. None if there is no code."""
+        code = self._number("bug_check_code")
+        if code is None:
+            return None
+        parameters = [self._number(f"bug_check_parameter{i}") or 0 for i in range(1, 5)]
+        return BugCheck.from_values(code, parameters, build=self.build, arch=self.arch)
+
+    @cached_property
+    def context(self) -> Context | None:
+        """Registers of the crashing processor (ContextRecord), or None if none were stored."""
+        return Context.from_bytes(self.context_bytes(), self.arch)
+
+    @cached_property
+    def exception(self) -> ExceptionRecord | None:
+        """The exception record of the header. It need not belong to `context`: in dumps made by a bug
+        check it is often the breakpoint inside the bug-check routine."""
+        return ExceptionRecord.from_bytes(self.exception_bytes(), self.pointer_size)
+
+    # ---- memory ----
+
+    @cached_property
+    def _chosen_paging(self) -> tuple[str, str]:
+        if self._paging is not None:
+            return self._paging, "argument"
+        return self.choose_paging(self._root())
+
+    @property
+    def paging(self) -> str:
+        """Paging mode of the dumped machine, such as "x64" or "la57"; raises if it cannot be had."""
+        return self._chosen_paging[0]
+
+    @property
+    def paging_source(self) -> str:
+        """How `paging` was chosen: "argument", "machine", "kdbg", "trial", "header" or "default"."""
+        return self._chosen_paging[1]
+
+    def _root(self) -> int:
+        if self.dtb is None:
+            raise RootNotPresentError("the header has no DirectoryTableBase; pass dtb=")
+        return self.dtb
+
+    def _check_pages_usable(self) -> None:
+        if self.encrypted:
+            raise UnsupportedDumpError("the page data of this dump is encrypted (Attributes, bit 8)")
+        if self.layout == "triage":
+            raise UnsupportedDumpError("a triage dump holds no physical pages")
+
+    @cached_property
+    def phys(self) -> Reader:
+        """Physical memory as a Reader: addresses are physical. Raises UnsupportedDumpError for a
+        dump without pages or with encrypted ones."""
+        self._check_pages_usable()
+        return Reader(self, paging="physical")
+
+    def reader(
+        self,
+        dtb: SupportsIndex | None = None,
+        paging: str | None = None,
+        *,
+        invalid_pte_mask: SupportsIndex | None = None,
+    ) -> Reader:
+        """Return a Reader for one address space.
+
+        `dtb` is the page-table root as Windows stores it (default: the header's; PCID and flag bits do
+        no harm). `paging` is "x64" (4 levels), "la57", "x86", "pae" or "arm64" (default: what the dump
+        says, see `paging_source`). `invalid_pte_mask` is the kernel's L1TF mask (InvalidPteMask); without it
+        a transition page is accepted only if its frame is in the dump.
+
+        Raises RootNotPresentError without a root, UnsupportedDumpError if the dump cannot be translated.
+        """
+        self._check_pages_usable()
+        root = self._root() if dtb is None else dtb
+        if paging is None:
+            # The machine has one mode; without a root of its own the dump tells by the one given.
+            paging = self.paging if self.dtb is not None or self._paging else self.choose_paging(root)[0]
+        return Reader(self, paging=paging, dtb=root, invalid_pte_mask=invalid_pte_mask)
+
+
+def _reopen(
+    cls: type[Dump], path: str, io: Literal["map", "read"], dtb: int | None, paging: str | None
+) -> Dump:
+    return cls(path, io=io, dtb=dtb, paging=paging)
