@@ -1,0 +1,80 @@
+"""`kdmp regs`: the processor's registers and the exception that the header holds.
+
+SPDX-License-Identifier: MIT
+"""
+
+import argparse
+import re
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from kdmp.cli.facts import exception_facts
+from kdmp.cli.options import add_file, open_dump
+from kdmp.cli.output import Json, Output, hexa
+
+if TYPE_CHECKING:
+    from kdmp import Dump
+
+HELP = "show the registers of the crashing processor and the exception"
+
+# Registers of 128 bits, and the 80-bit ones of the x87: shown with --all only.
+_VECTOR = re.compile(r"(?:xmm|(?:fx_)?st|v)\d+")
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """FILE, --json, --all."""
+    add_file(parser)
+    parser.add_argument(
+        "--all", action="store_true", help="every register that was saved, vector registers, too"
+    )
+
+
+def run(args: argparse.Namespace, out: Output) -> int:
+    """Print the registers; exit code 1 if the dump holds neither them nor an exception."""
+    with open_dump(args) as dump:
+        facts = _facts(dump, args)
+        view = "" if dump.context is None else str(dump.context)
+    if out.json:
+        out.document({"file": args.file, **facts})
+    else:
+        if view:
+            out.lines(view.splitlines())
+        if args.all and "registers" in facts:
+            out.line()
+            out.facts((name, _hexa(name, value)) for name, value in facts["registers"].items())
+        if "exception" in facts:
+            out.line()
+            out.facts(_exception_text(facts["exception"], 2 * facts["pointer_size"]))
+    if "registers" not in facts:
+        out.note(f"{args.file}: no registers that kdmp knows in the header")
+    return 0 if "registers" in facts or "exception" in facts else 1
+
+
+def _facts(dump: "Dump", args: argparse.Namespace) -> Json:
+    facts: Json = {"arch": dump.arch, "pointer_size": dump.pointer_size}
+    context = dump.context
+    if context is not None:
+        facts["parts"] = list(context.parts)
+        # What the record does not cover is in it, but means nothing.
+        facts["registers"] = {
+            name: value
+            for name, value in context.items()
+            if context.valid(name) and (args.all or not _VECTOR.fullmatch(name))
+        }
+    exception = exception_facts(dump)
+    if exception is not None:
+        facts["exception"] = exception
+    return facts
+
+
+def _hexa(name: str, value: int) -> str:
+    return hexa(value, 32 if _VECTOR.fullmatch(name) and "st" not in name else 0)
+
+
+def _exception_text(exception: Json, digits: int) -> Iterator[tuple[str, str]]:
+    yield "exception", f"{exception['code']:#x} {exception.get('code_name', '')}".rstrip()
+    yield "address", hexa(exception["address"], digits)
+    if "record" in exception:
+        yield "next record", hexa(exception["record"], digits)
+    for number, value in enumerate(exception["parameters"]):
+        yield f"information {number}", hexa(value, digits)

@@ -1,0 +1,230 @@
+"""Rewriting a dump as another kind of dump, or as a raw image of physical memory.
+
+SPDX-License-Identifier: MIT
+"""
+
+import contextlib
+import io
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, BinaryIO
+
+from kdmp._kdmp import UnreadableError, UnsupportedDumpError
+from kdmp.records import DumpKind
+from kdmp.writer import DumpWriter
+
+if TYPE_CHECKING:
+    from kdmp.dump import Dump
+
+__all__ = ["KINDS", "RAW", "ConversionReport", "LeftOut", "convert"]
+
+_PAGE = 0x1000
+_CHUNK_PAGES = 256  # 1 MiB at a time
+_MAX_FULL_RUNS = 43  # what the header of a type 1 dump has room for
+
+RAW = "raw"
+"""The `kind` of a plain image: the byte at offset n is the byte at physical address n."""
+
+KINDS: dict[str, DumpKind | str] = {
+    "full": DumpKind.FULL,
+    "bitmap": DumpKind.BITMAP_FULL,
+    "kernel": DumpKind.BITMAP_KERNEL,
+    "rdmp8": DumpKind.KERNEL_RANGES,
+    "rdmp9": DumpKind.KERNEL_USER_RANGES,
+    "rdmpA": DumpKind.COMPLETE_RANGES,
+    RAW: RAW,
+}
+"""What `convert` can write, by the name that the command line has for it."""
+
+_RANGES = (DumpKind.KERNEL_RANGES, DumpKind.KERNEL_USER_RANGES, DumpKind.COMPLETE_RANGES)
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """Pages of the source that the new file does not hold: how many, and why."""
+
+    pages: int
+    reason: str
+
+
+@dataclass(frozen=True)
+class ConversionReport:
+    """What `convert` did.
+
+    `kind` as it was asked for (a `DumpKind`, or "raw"), `pages` written, the `size` of the result in bytes,
+    and what was `left_out`: nothing, for a whole dump.
+    """
+
+    kind: DumpKind | str
+    pages: int
+    size: int
+    left_out: tuple[LeftOut, ...]
+
+
+def convert(
+    dump: "Dump",
+    target: str | os.PathLike[str] | BinaryIO,
+    kind: int | str,
+    progress: Callable[[int, int], None] | None = None,
+) -> ConversionReport:
+    """Write the pages and the header facts of `dump` as a dump of another (or the same) kind.
+
+    `kind` is a DumpType that can be written (1, 5, 6, 8, 9, 0xA), a name from `KINDS`, or "raw":
+    then the file is an image of physical memory from address 0 to the last captured frame, in which
+    missing pages are holes of zeros that take no room where the file system can do that, and the
+    header facts are lost.
+
+    A path is written under a temporary name next to it and takes its place when it is complete;
+    what was there before is replaced. Into a binary file object (seekable) it is written from its
+    current position on. `progress(done, total)` is called with page counts as the work goes on; an
+    exception that it raises ends the conversion.
+
+    Pages that a truncated dump has lost are left out, and so is frame 0 in kinds 8, 9 and 0xA,
+    which cannot hold it; the report says so. The pages are copied as they are, whatever the new
+    kind's name promises: a kernel dump does not become complete.
+
+    UnsupportedDumpError when the pages do not fit the kind (more than 43 runs in kind 1, no pages
+    in a triage dump, a 32-bit header ...), with a kind that would do; ValueError for an unknown
+    `kind`; OSError from the target.
+    """
+    wanted = _kind(kind)
+    if dump.layout == "triage":
+        raise UnsupportedDumpError(
+            "a triage dump holds virtual ranges, not physical pages: there is nothing to convert"
+        )
+    runs, left_out = _choose_runs(dump, wanted)
+    if not isinstance(target, (str, os.PathLike)):
+        return _write(dump, target, wanted, runs, left_out, progress)
+    path = os.fspath(target)
+    part = f"{path}.{os.getpid()}.part"
+    try:
+        with open(part, "xb", buffering=0) as file:
+            report = _write(dump, file, wanted, runs, left_out, progress)
+        os.replace(part, path)
+    except FileExistsError:
+        raise
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.unlink(part)
+        raise
+    return report
+
+
+def _kind(kind: int | str) -> DumpKind | str:
+    if isinstance(kind, str):
+        if kind not in KINDS:
+            raise ValueError(f"unknown kind {kind!r}: choose one of {', '.join(KINDS)}")
+        return KINDS[kind]
+    if kind not in KINDS.values():
+        raise ValueError(f"dumps of kind {kind:#x} are not written: choose 1, 5, 6, 8, 9 or 0xA")
+    return DumpKind(kind)
+
+
+def _choose_runs(dump: "Dump", kind: DumpKind | str) -> tuple[list[tuple[int, int]], tuple[LeftOut, ...]]:
+    """The frames to write, as sorted (pfn, count) runs that do not touch, and what is missing."""
+    left_out = []
+    if dump.truncated:
+        left_out.append(LeftOut(dump.truncated, "beyond the end of the file, which is cut short"))
+    runs = list(_merged(dump))
+    if kind in _RANGES and runs and runs[0][0] == 0:
+        left_out.append(LeftOut(1, "a dump of kind 8, 9 or 0xA cannot hold frame 0"))
+        runs[0] = (1, runs[0][1] - 1)
+        if not runs[0][1]:
+            del runs[0]
+    if not runs:
+        raise UnsupportedDumpError("no page of this dump can be written: there is nothing to convert")
+    if kind == DumpKind.FULL and len(runs) > _MAX_FULL_RUNS:
+        raise UnsupportedDumpError(
+            f"a full dump (kind 1) has room for {_MAX_FULL_RUNS} runs of pages, "
+            f"this dump has {len(runs)}: convert to a bitmap (kind 5) or to ranges (kind 0xA)"
+        )
+    return runs, tuple(left_out)
+
+
+def _merged(dump: "Dump") -> Iterator[tuple[int, int]]:
+    first = count = 0
+    for run in dump.pages.runs():
+        if count and run.pfn == first + count:
+            count += run.count
+            continue
+        if count:
+            yield first, count
+        first, count = run.pfn, run.count
+    if count:
+        yield first, count
+
+
+def _write(
+    dump: "Dump",
+    file: BinaryIO | io.FileIO,
+    kind: DumpKind | str,
+    runs: list[tuple[int, int]],
+    left_out: tuple[LeftOut, ...],
+    progress: Callable[[int, int], None] | None,
+) -> ConversionReport:
+    total = sum(count for _, count in runs)
+    if kind == RAW:
+        size = (runs[-1][0] + runs[-1][1]) * _PAGE
+        start = file.tell()
+        file.truncate(start)
+        for pfn, data in _chunks(dump, runs, total, progress):
+            file.seek(start + pfn * _PAGE)
+            _write_all(file, data)
+        file.flush()
+        return ConversionReport(kind, total, size, left_out)
+    assert isinstance(kind, DumpKind)
+    try:
+        writer = DumpWriter(
+            file,
+            kind,
+            runs,
+            header=dump.header,
+            context=dump.context_bytes(),
+            exception=dump.exception_bytes(),
+        )
+    except ValueError as error:
+        raise UnsupportedDumpError(f"this dump cannot be written as kind {kind:#x}: {error}") from error
+    with writer:
+        for pfn, data in _chunks(dump, runs, total, progress):
+            writer.write(pfn, data)
+    return ConversionReport(kind, total, writer.size, left_out)
+
+
+def _write_all(file: BinaryIO | io.FileIO, data: memoryview) -> None:
+    """Write all of `data`; an unbuffered file may take less at a time."""
+    while len(data):
+        written = file.write(data)
+        if not written:
+            raise BlockingIOError("the file object did not accept all bytes")
+        data = data[written:]
+
+
+def _chunks(
+    dump: "Dump",
+    runs: list[tuple[int, int]],
+    total: int,
+    progress: Callable[[int, int], None] | None,
+) -> Iterator[tuple[int, memoryview]]:
+    """Yield the pages as (pfn, bytes of one or more pages); the buffer is used again for the next ones."""
+    buffer = memoryview(bytearray(min(_CHUNK_PAGES, total) * _PAGE))
+    done = 0
+    if progress is not None:
+        progress(0, total)
+    for first, count in runs:
+        for pfn in range(first, first + count, _CHUNK_PAGES):
+            pages = min(_CHUNK_PAGES, first + count - pfn)
+            part = buffer[: pages * _PAGE]
+            _read(dump, pfn, part)
+            yield pfn, part
+            done += pages
+            if progress is not None:
+                progress(done, total)
+
+
+def _read(dump: "Dump", pfn: int, into: memoryview) -> None:
+    address = pfn * _PAGE
+    got = dump.phys.read_into(address, into)
+    if got < len(into):  # only when the file changes under a reader that does not map it
+        dump.phys.read_exact(address + got, len(into) - got)
+        raise UnreadableError(f"{len(into) - got} bytes at {address + got:#x} could not be read")
