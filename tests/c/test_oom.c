@@ -1,0 +1,118 @@
+/*
+ * test_oom.c: every allocation of every way to open fails once.
+ *
+ * Built with KDMP_TEST_ALLOC; leaks are left to the sanitizer or valgrind.
+ *
+ * SPDX-License-Identifier: MIT
+ */
+#define _POSIX_C_SOURCE 200809L
+
+#include <unistd.h>
+
+#include "check.h"
+#include "internal.h"
+#include "minidump.h"
+
+enum way { BY_MEMORY, BY_STREAM, BY_FD_MAP, BY_FD_READ, BY_PATH, WAYS };
+
+struct input {
+    struct mini_bytes bytes;
+    int fd;
+    const char *path;
+};
+
+static enum kdmp_status
+open_by(enum way way, struct input *input, struct kdmp_dump **dump_out,
+        struct kdmp_error *err)
+{
+    struct kdmp_stream stream = {mini_read_at, &input->bytes,
+                                 input->bytes.size};
+
+    switch (way) {
+    case BY_MEMORY:
+        return kdmp_open_memory(input->bytes.ptr, input->bytes.size, dump_out,
+                                err);
+    case BY_STREAM:
+        return kdmp_open_stream(&stream, dump_out, err);
+    case BY_FD_MAP:
+        return kdmp_open_fd(input->fd, 1, dump_out, err);
+    case BY_FD_READ:
+        return kdmp_open_fd(input->fd, 0, dump_out, err);
+    default:
+        return kdmp_open_path(input->path, 1, dump_out, err);
+    }
+}
+
+/* A dump that opened is complete. */
+static void
+check_dump(const struct kdmp_dump *dump)
+{
+    struct kdmp_space space = mini_space(dump, KDMP_PAGING_X64);
+    uint64_t done;
+    uint8_t byte;
+
+    CHECK_EQ(kdmp_get_info(dump)->pages_available, MINI_PAGES);
+    CHECK_EQ(kdmp_count_frames(dump, 0, UINT64_MAX), MINI_PAGES);
+    CHECK_EQ(kdmp_read(&space, 0x6123, &byte, 1, &done, NULL), KDMP_OK);
+    CHECK_EQ(byte, mini_byte(8, 0x123));
+}
+
+/* Returns how many allocations the opening takes. */
+static long
+fail_each_allocation(enum way way, struct input *input, int with_error)
+{
+    long nth;
+
+    for (nth = 0; nth < 1000; nth++) {
+        struct kdmp_error err = {0};
+        struct kdmp_dump *dump = (struct kdmp_dump *)&err;
+        enum kdmp_status status;
+
+        kdmp_test_fail_alloc(nth);
+        status = open_by(way, input, &dump, with_error ? &err : NULL);
+        if (!kdmp_test_alloc_failed()) {
+            kdmp_test_fail_alloc(-1);
+            CHECK_EQ(status, KDMP_OK);
+            check_dump(dump);
+            kdmp_close(dump);
+            return nth;
+        }
+        CHECK_EQ(status, KDMP_E_NOMEM);
+        CHECK(dump == NULL);
+        CHECK(!with_error || err.status == KDMP_E_NOMEM);
+        CHECK(!with_error || err.message[0] != '\0');
+    }
+    CHECK(!"the number of allocations has an end");
+    return 0;
+}
+
+int
+main(void)
+{
+    static uint8_t image[MINI_MAX];
+    char path[] = "/tmp/kdmp-oom-XXXXXX";
+    struct input input;
+    unsigned type;
+    int way;
+
+    input.fd = mkstemp(path);
+    input.path = path;
+    CHECK(input.fd >= 0);
+    for (type = 0; type < sizeof(mini_types) / sizeof(mini_types[0]); type++) {
+        size_t size = mini_dump(image, mini_types[type]);
+
+        input.bytes.ptr = image;
+        input.bytes.size = size;
+        CHECK_EQ(ftruncate(input.fd, 0), 0);
+        CHECK_EQ(pwrite(input.fd, image, size, 0), size);
+        for (way = 0; way < WAYS; way++) {
+            long count = fail_each_allocation((enum way)way, &input, 1);
+
+            CHECK(count >= 2);
+            CHECK_EQ(fail_each_allocation((enum way)way, &input, 0), count);
+        }
+    }
+    close(input.fd);
+    unlink(path);
+    return checks_passed("oom");
+}

@@ -1,0 +1,203 @@
+"""The C core without the binding, through cffi in API mode, beside the extension.
+
+SPDX-License-Identifier: MIT
+"""
+
+import pytest
+from conftest import KERNEL_VA, small_machine
+from dumpbuilder import ALL_KINDS, PAGE
+
+import kdmp
+
+pytestmark = pytest.mark.compiles
+
+X64, PHYSICAL = "KDMP_PAGING_X64", "KDMP_PAGING_PHYSICAL"
+
+
+class Core:
+    """A dump opened by the core from bytes; closed by the context manager."""
+
+    def __init__(self, core, image):
+        self.ffi, self.lib = core.ffi, core.lib
+        self.image = self.ffi.from_buffer(image)
+        self.error = self.ffi.new("struct kdmp_error *")
+        out = self.ffi.new("struct kdmp_dump **")
+        self.status = self.lib.kdmp_open_memory(self.image, len(image), out, self.error)
+        self.dump = out[0]
+
+    def __enter__(self):
+        assert self.status == self.lib.KDMP_OK, self.ffi.string(self.error.message)
+        return self
+
+    def __exit__(self, *exc):
+        self.lib.kdmp_close(self.dump)
+
+    @property
+    def info(self):
+        return self.lib.kdmp_get_info(self.dump)
+
+    def space(self, paging, root=0x1000):
+        space = self.ffi.new("struct kdmp_space *")
+        space.source = self.lib.kdmp_get_source(self.dump)
+        space.dump = self.dump
+        space.root = root
+        space.paging = getattr(self.lib, paging)
+        return space
+
+    def read(self, space, address, size):
+        """(status, bytes, fault)"""
+        buffer = self.ffi.new("uint8_t[]", size or 1)
+        done = self.ffi.new("uint64_t *")
+        fault = self.ffi.new("struct kdmp_fault *")
+        status = self.lib.kdmp_read(space, address, buffer, size, done, fault)
+        return status, self.ffi.buffer(buffer)[: done[0]], fault
+
+    def translate(self, space, va):
+        walk = self.ffi.new("struct kdmp_translation *")
+        status = self.lib.kdmp_translate(space, va, walk)
+        assert status == walk.status
+        return walk
+
+
+@pytest.mark.parametrize("kind", ALL_KINDS)
+def test_same_as_extension(core, kind):
+    image = small_machine().dump(kind, number_processors=3)
+    with Core(core, image) as c, kdmp.Dump(image) as dump:
+        lib = c.lib
+        assert c.info.pages_available == len(dump.pages) == lib.kdmp_count_frames(c.dump, 0, 2**64 - 1)
+        assert c.info.field[lib.KDMP_F_NUMBER_PROCESSORS] == dump.processors == 3
+        for pfn in dump.pages:
+            assert lib.kdmp_frame_status(c.dump, pfn) == lib.KDMP_OK
+            status, data, _ = c.read(c.space(PHYSICAL), pfn * PAGE, PAGE)
+            assert (status, data) == (lib.KDMP_OK, bytes(dump.pages[pfn]))
+        reader = dump.reader(dtb=0x1000, paging="x64")
+        space = c.space(X64)
+        for address in range(KERNEL_VA, KERNEL_VA + 0x4000, 0x1000):
+            walk = c.translate(space, address + 0x123)
+            got = reader.try_translate(address + 0x123)
+            assert (got.pa if got else None) == (walk.paddr if walk.status == lib.KDMP_OK else None)
+            status, data, fault = c.read(space, address + 0xFF0, 0x40)
+            assert data == reader.read_gaps(address + 0xFF0, 0x40)[0][: len(data)]
+            if status != lib.KDMP_OK:
+                with pytest.raises(kdmp.UnreadableError) as exc:
+                    reader.read_exact(address + 0xFF0, 0x40)
+                assert exc.value.address == fault.address
+                assert getattr(exc.value, "data", b"") == data
+
+
+def test_header_fields_by_name(core, small_image):
+    with Core(core, small_image) as c, kdmp.Dump(small_image) as dump:
+        names = [c.ffi.string(c.lib.kdmp_field_name(k)).decode() for k in range(c.lib.KDMP_FIELD_COUNT)]
+        assert len(set(names)) == c.lib.KDMP_FIELD_COUNT
+        for k, name in enumerate(names):
+            absent = c.info.absent >> k & 1
+            assert dump.header[name] == (None if absent else c.info.field[k]), name
+        for number in (-1, c.lib.KDMP_FIELD_COUNT, 2**31 - 1):
+            assert c.lib.kdmp_field_name(number) == c.ffi.NULL
+
+
+def test_runs_and_file_bytes(core, small_image):
+    with Core(core, small_image) as c, kdmp.Dump(small_image) as dump:
+        run = c.ffi.new("struct kdmp_run *")
+        runs, pfn = [], 0
+        while c.lib.kdmp_next_run(c.dump, pfn, run):
+            runs.append((run.pfn, run.count, run.file_offset))
+            pfn = run.pfn + run.count
+        assert runs == [tuple(r) for r in dump.pages.runs()]
+        size = c.ffi.new("uint64_t *")
+        pointer = c.lib.kdmp_file_bytes(c.dump, size)
+        assert c.ffi.buffer(pointer, size[0])[:] == small_image
+        buffer = c.ffi.new("uint8_t[16]")
+        assert c.lib.kdmp_read_file(c.dump, 8, buffer, 16, c.error) == c.lib.KDMP_OK
+        assert c.ffi.buffer(buffer)[:] == small_image[8:24]
+        assert c.lib.kdmp_read_file(c.dump, len(small_image), buffer, 0, c.error) == c.lib.KDMP_OK
+        assert c.lib.kdmp_read_file(c.dump, len(small_image) - 15, buffer, 16, c.error) == c.lib.KDMP_E_FORMAT
+
+
+def test_strings(core, small_image):
+    with Core(core, small_image) as c:
+        buffer, done = c.ffi.new("uint8_t[64]"), c.ffi.new("uint64_t *")
+        space = c.space(X64)
+        assert (
+            c.lib.kdmp_read_string(space, KERNEL_VA + 0x100, 1, buffer, 64, done, c.ffi.NULL) == c.lib.KDMP_OK
+        )
+        assert c.ffi.buffer(buffer)[: done[0]] == b"hello"
+        assert (
+            c.lib.kdmp_read_string(space, KERNEL_VA + 0x200, 2, buffer, 64, done, c.ffi.NULL) == c.lib.KDMP_OK
+        )
+        assert c.ffi.buffer(buffer)[: done[0]].decode("utf-16-le") == "hello"
+        status = c.lib.kdmp_read_string(space, KERNEL_VA + 0x100, 1, buffer, 3, done, c.ffi.NULL)
+        assert (status, done[0]) == (c.lib.KDMP_E_LIMIT, 3)
+        status = c.lib.kdmp_read_string(space, KERNEL_VA + 0x100, 3, buffer, 64, done, c.ffi.NULL)
+        assert (status, done[0]) == (c.lib.KDMP_E_ARGUMENT, 0)
+
+
+def test_outputs_are_safe_after_a_failure(core):
+    c = Core(core, b"this is a text")
+    assert c.status == c.lib.KDMP_E_WRONG_FILE
+    assert c.dump == c.ffi.NULL
+    assert c.error.status == c.status
+    assert c.ffi.string(c.error.message)
+    c.lib.kdmp_close(c.dump)  # NULL is allowed
+    out = c.ffi.new("struct kdmp_dump **")
+    assert c.lib.kdmp_open_memory(c.image, 14, out, c.ffi.NULL) == c.status
+
+
+def test_status_names(core):
+    name, count = core.lib.kdmp_status_name, core.lib.KDMP_STATUS_COUNT
+    names = [core.ffi.string(name(k)).decode() for k in range(count)]
+    assert [getattr(core.lib, text) for text in names] == list(range(count))
+    assert core.ffi.string(name(-1)) == core.ffi.string(name(count)) == b"?"
+
+
+def test_stream(core, small_image):
+    """A stream gives what memory gives; its error comes back as the errno."""
+    ffi, lib = core.ffi, core.lib
+    fail = []
+
+    @ffi.def_extern(name="test_read_at")
+    def read_at(context, offset, buffer, size):
+        if fail:
+            return fail[0]
+        assert offset + size <= len(small_image)
+        ffi.buffer(buffer, size)[:] = small_image[offset : offset + size]
+        return 0
+
+    stream = ffi.new("struct kdmp_stream *", {"read_at": lib.test_read_at, "size": len(small_image)})
+    out, error = ffi.new("struct kdmp_dump **"), ffi.new("struct kdmp_error *")
+    assert lib.kdmp_open_stream(stream, out, error) == lib.KDMP_OK
+    c = Core(core, small_image)
+    memory_dump, c.dump = c.dump, out[0]
+    lib.kdmp_close(memory_dump)
+    with c:
+        status, data, _ = c.read(c.space(PHYSICAL), 0x20000, 0x2000)
+        assert (status, data) == (lib.KDMP_OK, small_machine().dump()[-0x2000:])
+        fail.append(5)
+        status, data, fault = c.read(c.space(PHYSICAL), 0x20000, 8)
+        assert (status, data, fault.status) == (lib.KDMP_E_OS, b"", lib.KDMP_E_OS)
+    assert lib.kdmp_open_stream(stream, out, error) == lib.KDMP_E_OS
+    assert (error.os_errno, out[0]) == (5, ffi.NULL)
+
+
+def test_a_source_of_the_callers_own(core, small_image):
+    """An overlay: one page replaced, the rest from the dump."""
+    ffi, lib = core.ffi, core.lib
+    page = ffi.new("uint8_t[4096]", b"\xee" * 4096)
+    with Core(core, small_image) as c:
+        below = lib.kdmp_get_source(c.dump)
+
+        @ffi.def_extern(name="test_locate")
+        def locate(source, paddr, want, out):
+            if paddr >> 12 != 0x20:
+                return below.locate(below, paddr, min(want, 0x1000 - paddr % 0x1000), out)
+            out.ptr = page + paddr % 0x1000
+            out.length = min(want, 0x1000 - paddr % 0x1000)
+            return lib.KDMP_OK
+
+        source = ffi.new("struct kdmp_source *", {"locate": lib.test_locate, "next_run": lib.test_next_run})
+        space = c.space(X64)
+        space.source = source
+        status, data, _ = c.read(space, KERNEL_VA + 0xFFC, 8)
+        assert status == lib.KDMP_OK
+        assert data[:4] == b"\xee" * 4
+        assert data[4:] == c.read(c.space(PHYSICAL), 0x21000, 4)[1]

@@ -1,0 +1,106 @@
+"""README.md is true: its Python blocks run in order, its kdmp commands print what they show.
+
+```python blocks share one namespace; with `>>>` they are doctests. In ```console blocks the lines
+`$ kdmp ...` run through kdmp.cli.main, and the lines below each are what it prints ("..." stands for
+anything). Both run in a folder that holds sample.dmp, from kdmp.sample. Other blocks are for the eye.
+
+SPDX-License-Identifier: MIT
+"""
+
+import doctest
+import os
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+import kdmp.cli
+import kdmp.sample
+
+README = Path(__file__).resolve().parents[1] / "README.md"
+FLAGS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
+
+
+def blocks(text, language):
+    """(line number, content) of every fenced block in that language."""
+    for found in re.finditer(rf"^```{language}\n(.*?)^```$", text, re.DOTALL | re.MULTILINE):
+        yield text.count("\n", 0, found.start(1)) + 1, found[1]
+
+
+def commands(block):
+    """(arguments, expected output) of every `$ kdmp` line; other commands are left out."""
+    for part in re.split(r"^\$ ", block, flags=re.MULTILINE)[1:]:
+        line, _, expected = part.partition("\n")
+        if line.split(None, 1)[0] == "kdmp":
+            yield shlex.split(line, comments=True)[1:], expected
+
+
+@pytest.fixture(scope="module")
+def text():
+    if not README.exists():
+        pytest.skip("there is no README.md")
+    return README.read_text("utf-8")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("readme")
+    kdmp.sample.build(folder / "sample.dmp")
+    return folder
+
+
+@pytest.fixture
+def inside(folder, monkeypatch):
+    monkeypatch.chdir(folder)
+    monkeypatch.setenv("COLUMNS", "100")
+    monkeypatch.setenv("NO_COLOR", "1")
+
+
+def test_python_blocks(text, inside):
+    namespace = {"__name__": "readme"}
+    found = list(blocks(text, "python"))
+    assert found, "README.md has no ```python block"
+    for line, source in found:
+        if ">>>" in source:
+            example = doctest.DocTestParser().get_doctest(source, namespace, "README.md", str(README), line)
+            report = []
+            runner = doctest.DocTestRunner(optionflags=FLAGS)
+            runner.run(example, out=report.append, clear_globs=False)
+            namespace.update(example.globs)
+            assert runner.failures == 0, "".join(report)
+        else:
+            exec(compile("\n" * (line - 1) + source, str(README), "exec"), namespace)
+
+
+def test_console_blocks(text, inside, capsys):
+    checker = doctest.OutputChecker()
+    count = 0
+    for line, block in blocks(text, "console"):
+        for arguments, expected in commands(block):
+            count += 1
+            status = kdmp.cli.main(arguments)
+            printed = capsys.readouterr()
+            assert status == 0, f"README.md:{line}: kdmp {arguments}: {printed.err}"
+            if expected.strip():
+                command = " ".join(["kdmp", *arguments])
+                assert checker.check_output(expected, printed.out, FLAGS), (
+                    f"README.md:{line}: {command} printed\n{printed.out}\nexpected\n{expected}"
+                )
+    assert count, "README.md shows no kdmp command"
+
+
+def test_make_targets_exist(text):
+    makefile = (README.parent / "Makefile").read_text("utf-8")
+    targets = set(re.findall(r"^([a-z]+):", makefile, re.MULTILINE))
+    named = set(
+        re.findall(r"\bmake ([a-z]+)\b", "\n".join(re.findall(r"`[^`]+`|^```.*?^```", text, re.M | re.S)))
+    )
+    assert {"demo", "test"} <= named
+    assert named <= targets
+
+
+def test_links_to_files_exist(text):
+    for target in re.findall(r"\]\(([^)#]+)[^)]*\)", text):
+        if "://" not in target:
+            assert os.path.exists(README.parent / target), f"README.md links to {target}"
