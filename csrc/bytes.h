@@ -13,6 +13,15 @@
 #include <stdint.h>
 #include <string.h>
 
+/* For what the page walk does at every level: it must not cost a call. */
+#if defined(__GNUC__)
+#define KDMP_INLINE static inline __attribute__((always_inline))
+#define KDMP_COLD __attribute__((noinline, cold))
+#else
+#define KDMP_INLINE static inline
+#define KDMP_COLD
+#endif
+
 /* A read-only run of bytes. */
 struct span {
     const uint8_t *ptr;

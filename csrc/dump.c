@@ -87,9 +87,7 @@ load_layout(struct kdmp_dump *dump, const uint8_t *header,
         info->data_end = info->header_size;
         return KDMP_OK;
     case 4:
-        info->layout = KDMP_LAYOUT_TRIAGE;
-        info->data_end = dump->file.size;
-        return KDMP_OK;
+        return kdmp_load_triage(dump, err);
     case 2:
     case 5:
     case 6:
@@ -141,6 +139,7 @@ kdmp_dump_locate(const struct kdmp_source *self, uint64_t paddr, uint64_t want,
     uint64_t pages = 1, offset = 0;
     enum kdmp_status status = index_find(&dump->index, pfn, &offset);
 
+    want = min_u64(want, MAX_PFN << PAGE_SHIFT);
     if (want > PAGE_SIZE - in_page)
         pages = kdmp_index_extent(&dump->index, pfn,
                                   ((want - 1 + in_page) >> PAGE_SHIFT) + 1);
@@ -152,7 +151,7 @@ kdmp_dump_locate(const struct kdmp_source *self, uint64_t paddr, uint64_t want,
     return status;
 }
 
-/* Everything after the file is there: header, layout, source. */
+/* Read the header and the layout it names. */
 static enum kdmp_status
 load_dump(struct kdmp_dump *dump, struct kdmp_error *err)
 {
@@ -176,9 +175,15 @@ load_dump(struct kdmp_dump *dump, struct kdmp_error *err)
                          " of 0x%x bytes)",
                          size, is64 ? HEADER64_SIZE : HEADER32_SIZE);
     kdmp_decode_header(header, is64, info);
-    status = load_layout(dump, header, err);
-    if (status != KDMP_OK)
-        return status;
+    return load_layout(dump, header, err);
+}
+
+/* What all layouts have in common once they are loaded. */
+static void
+complete(struct kdmp_dump *dump)
+{
+    struct kdmp_info *info = &dump->info;
+
     info->pages_described = dump->index.pages_described;
     info->pages_available = dump->index.pages_available;
     info->pfn_end = kdmp_index_pfn_end(&dump->index);
@@ -186,7 +191,6 @@ load_dump(struct kdmp_dump *dump, struct kdmp_error *err)
     dump->source.read_file = dump_read_file;
     dump->source.next_run = dump_next_run;
     dump->source.context = dump;
-    return KDMP_OK;
 }
 
 static struct kdmp_dump *
@@ -201,17 +205,21 @@ new_dump(struct kdmp_error *err)
     return dump;
 }
 
-/* Finish an open whose file part ended with 'status'. */
+/* Finish an open whose file part ended with 'status'; raw is NULL for files
+ * with a dump header. */
 static enum kdmp_status
 finish_open(struct kdmp_dump *dump, enum kdmp_status status,
-            struct kdmp_dump **dump_out, struct kdmp_error *err)
+            const struct kdmp_raw *raw, struct kdmp_dump **dump_out,
+            struct kdmp_error *err)
 {
     if (status == KDMP_OK)
-        status = load_dump(dump, err);
+        status = raw != NULL ? kdmp_load_raw(dump, raw, err)
+                             : load_dump(dump, err);
     if (status != KDMP_OK) {
         kdmp_close(dump);
         return status;
     }
+    complete(dump);
     *dump_out = dump;
     return KDMP_OK;
 }
@@ -226,49 +234,58 @@ kdmp_open_fd(int fd, int map, struct kdmp_dump **dump_out,
     if (dump == NULL)
         return KDMP_E_NOMEM;
     return finish_open(dump, kdmp_file_from_fd(&dump->file, fd, map, err),
-                       dump_out, err);
+                       NULL, dump_out, err);
+}
+
+enum kdmp_status
+kdmp_open_input(const struct kdmp_input *input, const struct kdmp_raw *raw,
+                struct kdmp_dump **dump_out, struct kdmp_error *err)
+{
+    static const uint8_t nothing[1] = {0};
+    struct kdmp_dump *dump = new_dump(err);
+    enum kdmp_status status = KDMP_OK;
+
+    *dump_out = NULL;
+    if (dump == NULL)
+        return KDMP_E_NOMEM;
+    if (input->path != NULL) {
+        status =
+            kdmp_file_from_path(&dump->file, input->path, input->map, err);
+    } else if (input->stream != NULL) {
+        dump->file.stream = *input->stream;
+        dump->file.size = input->stream->size;
+    } else {
+        dump->file.ptr = input->size != 0 ? input->data : nothing;
+        dump->file.size = input->size;
+    }
+    return finish_open(dump, status, raw, dump_out, err);
 }
 
 enum kdmp_status
 kdmp_open_path(const char *path, int map, struct kdmp_dump **dump_out,
                struct kdmp_error *err)
 {
-    struct kdmp_dump *dump = new_dump(err);
+    struct kdmp_input input = {.path = path, .map = map};
 
-    *dump_out = NULL;
-    if (dump == NULL)
-        return KDMP_E_NOMEM;
-    return finish_open(dump, kdmp_file_from_path(&dump->file, path, map, err),
-                       dump_out, err);
+    return kdmp_open_input(&input, NULL, dump_out, err);
 }
 
 enum kdmp_status
 kdmp_open_memory(const void *data, size_t size, struct kdmp_dump **dump_out,
                  struct kdmp_error *err)
 {
-    static const uint8_t nothing[1] = {0};
-    struct kdmp_dump *dump = new_dump(err);
+    struct kdmp_input input = {.data = data, .size = size};
 
-    *dump_out = NULL;
-    if (dump == NULL)
-        return KDMP_E_NOMEM;
-    dump->file.ptr = size != 0 ? data : nothing;
-    dump->file.size = size;
-    return finish_open(dump, KDMP_OK, dump_out, err);
+    return kdmp_open_input(&input, NULL, dump_out, err);
 }
 
 enum kdmp_status
 kdmp_open_stream(const struct kdmp_stream *stream, struct kdmp_dump **dump_out,
                  struct kdmp_error *err)
 {
-    struct kdmp_dump *dump = new_dump(err);
+    struct kdmp_input input = {.stream = stream};
 
-    *dump_out = NULL;
-    if (dump == NULL)
-        return KDMP_E_NOMEM;
-    dump->file.stream = *stream;
-    dump->file.size = stream->size;
-    return finish_open(dump, KDMP_OK, dump_out, err);
+    return kdmp_open_input(&input, NULL, dump_out, err);
 }
 
 void
@@ -277,6 +294,8 @@ kdmp_close(struct kdmp_dump *dump)
     if (dump == NULL)
         return;
     kdmp_index_deinit(&dump->index);
+    kdmp_index_deinit(&dump->va_index);
+    kdmp_free(dump->va_ranges);
     kdmp_free(dump->bitmap_copy);
     kdmp_file_close(&dump->file);
     kdmp_free(dump);

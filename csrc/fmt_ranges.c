@@ -14,7 +14,7 @@ enum {
     TABLE_FROM = 0x30     /* ... and this much of it precedes the table */
 };
 
-/* Check entry 'i' and add it to 'runs'. */
+/* Check a range and make it '*run'. */
 static enum kdmp_status
 add_range(struct kdmp_run *run, uint64_t pfn, uint64_t pages, uint64_t *total,
           uint64_t where, struct kdmp_error *err)
@@ -33,7 +33,28 @@ add_range(struct kdmp_run *run, uint64_t pfn, uint64_t pages, uint64_t *total,
     return KDMP_OK;
 }
 
-/* Read the table into 'runs' (room for 'limit'). */
+/* Entries up to the first with frame 0, which ends the table. */
+static enum kdmp_status
+count_entries(struct kdmp_dump *dump, uint64_t limit, uint64_t *count_out,
+              struct kdmp_error *err)
+{
+    uint64_t table = dump->info.header_size + TABLE_FROM, i;
+
+    for (i = 0; i < limit; i++) {
+        uint8_t pfn[8];
+        enum kdmp_status status = kdmp_file_read(
+            &dump->file, table + i * ENTRY_SIZE, pfn, sizeof(pfn), err);
+
+        if (status != KDMP_OK)
+            return status;
+        if (load_le64(pfn) == 0)
+            break;
+    }
+    *count_out = i;
+    return KDMP_OK;
+}
+
+/* Read the table's 'limit' entries into 'runs'. */
 static enum kdmp_status
 read_table(struct kdmp_dump *dump, struct kdmp_run *runs, uint64_t limit,
            uint64_t *used_out, uint64_t *total_out, struct kdmp_error *err)
@@ -52,7 +73,7 @@ read_table(struct kdmp_dump *dump, struct kdmp_run *runs, uint64_t limit,
             return status;
         pfn = load_le64(entry);
         pages = load_le64(entry + 8);
-        if (pfn == 0 || (counted && total == info->pages_claimed))
+        if (counted && total == info->pages_claimed)
             break;
         if (pages == 0)
             continue;
@@ -118,8 +139,12 @@ kdmp_load_ranges(struct kdmp_dump *dump, struct kdmp_error *err)
     limit = (metadata - ENTRY_SIZE) / ENTRY_SIZE;
     if (limit == 0)
         return kdmp_fail(err, KDMP_E_FORMAT, table, "the range table is empty");
+    /* The size may cover much that is unused: allocate for what is there. */
+    status = count_entries(dump, limit, &limit, err);
+    if (status != KDMP_OK)
+        return status;
 
-    runs = kdmp_calloc(limit, sizeof(*runs));
+    runs = kdmp_calloc(limit + 1, sizeof(*runs));
     if (runs == NULL)
         return kdmp_fail(err, KDMP_E_NOMEM, 0, "out of memory");
     status = read_table(dump, runs, limit, &used, &total, err);

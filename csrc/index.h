@@ -95,7 +95,7 @@ int kdmp_index_next_run(const struct kdmp_index *index, uint64_t pfn,
 uint64_t kdmp_index_extent(const struct kdmp_index *index, uint64_t pfn,
                            uint64_t most);
 
-static inline uint64_t
+KDMP_INLINE uint64_t
 index_word(const struct kdmp_index *index, uint64_t word)
 {
     return word < index->full_words ? load_le64(index->bitmap + 8 * word)
@@ -128,10 +128,14 @@ index_segment(const struct kdmp_index *index, uint64_t pfn)
     return &index->segments[low];
 }
 
-/* File offset of a frame: KDMP_OK, KDMP_E_NOT_IN_DUMP or KDMP_E_TRUNCATED. */
-static inline enum kdmp_status
+/* File offset of a frame: KDMP_OK, KDMP_E_NOT_IN_DUMP or KDMP_E_TRUNCATED;
+ * 0 unless OK. */
+KDMP_INLINE enum kdmp_status
 index_find(const struct kdmp_index *index, uint64_t pfn, uint64_t *offset_out)
 {
+    const struct kdmp_segment *segment;
+
+    *offset_out = 0;
     if (index->bitmap != NULL) {
         uint64_t word, bit, rank;
 
@@ -142,22 +146,22 @@ index_find(const struct kdmp_index *index, uint64_t pfn, uint64_t *offset_out)
         if (!(word & bit))
             return KDMP_E_NOT_IN_DUMP;
         rank = index->super[pfn >> (6 + WORDS_PER_SUPER_SHIFT)]
-               + index->rel[pfn >> 6] + popcount64(word & (bit - 1));
+               + index->rel[pfn >> 6]
+               + (word == UINT64_MAX ? pfn & 63
+                                     : popcount64(word & (bit - 1)));
         if (rank >= index->pages_available)
             return KDMP_E_TRUNCATED;
         *offset_out = index->first_page + (rank << 12);
         return KDMP_OK;
-    } else {
-        const struct kdmp_segment *segment = index_segment(index, pfn);
-
-        if (segment == NULL || pfn - segment->pfn >= segment->count)
-            return KDMP_E_NOT_IN_DUMP;
-        if (pfn - segment->pfn >= segment->available)
-            return KDMP_E_TRUNCATED;
-        *offset_out =
-            segment->offset + ((pfn - segment->pfn) << index->unit_shift);
-        return KDMP_OK;
     }
+    segment = index_segment(index, pfn);
+    if (segment == NULL || pfn - segment->pfn >= segment->count)
+        return KDMP_E_NOT_IN_DUMP;
+    if (pfn - segment->pfn >= segment->available)
+        return KDMP_E_TRUNCATED;
+    *offset_out =
+        segment->offset + ((pfn - segment->pfn) << index->unit_shift);
+    return KDMP_OK;
 }
 
 #endif /* KDMP_INDEX_H */

@@ -12,10 +12,8 @@
 
 #if defined(__GNUC__)
 #define KDMP_PRINTF(fmt, args) __attribute__((format(printf, fmt, args)))
-#define KDMP_INLINE static inline __attribute__((always_inline))
 #else
 #define KDMP_PRINTF(fmt, args)
-#define KDMP_INLINE static inline
 #endif
 
 enum {
@@ -77,6 +75,10 @@ struct kdmp_dump {
     struct kdmp_info info;
     struct kdmp_index index;
     struct kdmp_source source;
+    uint64_t triage[KDMP_TRIAGE_FIELD_COUNT];
+    struct kdmp_va_range *va_ranges; /* triage dumps: all, as found */
+    uint64_t va_range_count;
+    struct kdmp_index va_index; /* ... and in units of bytes, merged */
     uint8_t *bitmap_copy; /* the bitmap, when the file is not mapped */
 };
 
@@ -87,6 +89,9 @@ enum kdmp_status kdmp_dump_locate(const struct kdmp_source *self,
                                   struct kdmp_extent *out);
 
 /* ---- translate.c ---- */
+
+/* Bytes from a canonical 'vaddr' on to the end of its half. */
+uint64_t kdmp_canonical_rest(enum kdmp_paging paging, uint64_t vaddr);
 
 /* Bytes from 'vaddr' on that have no canonical form; 0 if it has one. */
 uint64_t kdmp_canonical_hole(enum kdmp_paging paging, uint64_t vaddr);
@@ -123,6 +128,11 @@ enum kdmp_status kdmp_load_summary(struct kdmp_dump *dump,
 enum kdmp_status kdmp_load_bitmap(struct kdmp_dump *dump,
                                   struct kdmp_error *err);
 enum kdmp_status kdmp_load_ranges(struct kdmp_dump *dump,
+                                  struct kdmp_error *err);
+enum kdmp_status kdmp_load_raw(struct kdmp_dump *dump,
+                               const struct kdmp_raw *raw,
+                               struct kdmp_error *err);
+enum kdmp_status kdmp_load_triage(struct kdmp_dump *dump,
                                   struct kdmp_error *err);
 
 #endif /* KDMP_INTERNAL_H */

@@ -294,7 +294,60 @@ struct kdmp_fault {
     uint64_t address;
     uint64_t paddr;
     uint64_t missing;
+    uint64_t below_end;   /* triage: end of the nearest bytes below, or 0 */
+    uint64_t above_start; /* triage: start of the nearest above, or 0 */
     struct kdmp_translation walk;
+};
+
+/* Named fields of TRIAGE_DUMP32/64.  See kdmp_triage_field_name(). */
+enum kdmp_triage_field {
+    KDMP_TF_SERVICE_PACK_BUILD = 0,
+    KDMP_TF_SIZE_OF_DUMP = 1,
+    KDMP_TF_VALID_OFFSET = 2,
+    KDMP_TF_CONTEXT_OFFSET = 3,
+    KDMP_TF_EXCEPTION_OFFSET = 4,
+    KDMP_TF_MM_OFFSET = 5,
+    KDMP_TF_UNLOADED_DRIVERS_OFFSET = 6,
+    KDMP_TF_PRCB_OFFSET = 7,
+    KDMP_TF_PROCESS_OFFSET = 8,
+    KDMP_TF_THREAD_OFFSET = 9,
+    KDMP_TF_CALL_STACK_OFFSET = 10,
+    KDMP_TF_SIZE_OF_CALL_STACK = 11,
+    KDMP_TF_DRIVER_LIST_OFFSET = 12,
+    KDMP_TF_DRIVER_COUNT = 13,
+    KDMP_TF_STRING_POOL_OFFSET = 14,
+    KDMP_TF_STRING_POOL_SIZE = 15,
+    KDMP_TF_BROKEN_DRIVER_OFFSET = 16,
+    KDMP_TF_TRIAGE_OPTIONS = 17,
+    KDMP_TF_TOP_OF_STACK = 18,
+    KDMP_TF_DATA_PAGE_ADDRESS = 19,
+    KDMP_TF_DATA_PAGE_OFFSET = 20,
+    KDMP_TF_DATA_PAGE_SIZE = 21,
+    KDMP_TF_DEBUGGER_DATA_OFFSET = 22,
+    KDMP_TF_DEBUGGER_DATA_SIZE = 23,
+    KDMP_TF_DATA_BLOCKS_OFFSET = 24,
+    KDMP_TF_DATA_BLOCKS_COUNT = 25,
+    KDMP_TRIAGE_FIELD_COUNT = 26
+};
+
+/* Where a virtual range of a triage dump comes from; the order is that of
+ * trust where ranges overlap. */
+enum kdmp_va_origin {
+    KDMP_VA_DATA_BLOCK = 0,
+    KDMP_VA_CALL_STACK = 1,
+    KDMP_VA_DATA_PAGE = 2,
+    KDMP_VA_DEBUGGER_DATA = 3,
+    KDMP_VA_PROCESSOR = 4, /* KPRCB, EPROCESS, ETHREAD: copies */
+    KDMP_VA_THREAD = 5,
+    KDMP_VA_PROCESS = 6,
+    KDMP_VA_ORIGIN_COUNT = 7
+};
+
+struct kdmp_va_range {
+    uint64_t address;
+    uint64_t size;
+    uint64_t file_offset;
+    enum kdmp_va_origin origin;
 };
 
 struct kdmp_dump;
@@ -336,6 +389,39 @@ enum kdmp_status kdmp_open_stream(const struct kdmp_stream *stream,
                                   struct kdmp_dump **dump_out,
                                   struct kdmp_error *err);
 
+/* Where a file is, one of: a path (mapped if 'map'), bytes that stay
+ * the caller's, or a stream.  What is not used is NULL. */
+struct kdmp_input {
+    const char *path;
+    int map;
+    const void *data;
+    size_t size;
+    const struct kdmp_stream *stream;
+};
+
+/* What a memory image without a header is.  No runs: the whole file from
+ * physical address 0, or the segments of an ELF core. */
+struct kdmp_raw {
+    const struct kdmp_run *runs;
+    uint64_t run_count;
+    enum kdmp_machine machine; /* UNKNOWN: what the ELF says, else x64 */
+};
+
+/* The general way to open: a dump if 'raw' is NULL, else a raw memory image or
+ * the ELF core of a virtual machine. */
+enum kdmp_status kdmp_open_input(const struct kdmp_input *input,
+                                 const struct kdmp_raw *raw,
+                                 struct kdmp_dump **dump_out,
+                                 struct kdmp_error *err);
+
+/*
+ * Find a page-table root by trial: a table that maps itself and under which
+ * KUSER_SHARED_DATA is where Windows has it.  Reads all frames at worst.
+ * KDMP_E_NOT_PRESENT if there is none.
+ */
+enum kdmp_status kdmp_find_root(const struct kdmp_dump *dump,
+                                enum kdmp_paging paging, uint64_t *root_out);
+
 /* Close a handle; NULL is allowed. */
 void kdmp_close(struct kdmp_dump *dump);
 
@@ -375,6 +461,29 @@ uint64_t kdmp_count_frames(const struct kdmp_dump *dump, uint64_t first,
  * too.  1 if there is one, else 0. */
 int kdmp_next_run(const struct kdmp_dump *dump, uint64_t pfn,
                   struct kdmp_run *out);
+
+/* A field of the triage header: 1 and its value, or 0 for other dumps. */
+int kdmp_triage_field(const struct kdmp_dump *dump, int field,
+                      uint64_t *value_out);
+
+/* Field name in snake case, NULL if out of range. */
+const char *kdmp_triage_field_name(int field);
+
+/* The virtual ranges of a triage dump, in the file's order, copies last.
+ * They may overlap; kdmp_get_va_range() is 0 beyond the last. */
+uint64_t kdmp_va_range_count(const struct kdmp_dump *dump);
+int kdmp_get_va_range(const struct kdmp_dump *dump, uint64_t number,
+                      struct kdmp_va_range *out);
+
+/* Name of an origin ("call stack"), NULL if out of range. */
+const char *kdmp_va_origin_name(int origin);
+
+/* The merged ranges of a triage dump around an address, as kdmp_run with
+ * addresses and bytes for frames and pages.  Bit 0 of the result: *below_out
+ * starts at or below it; bit 1: *above_out is the first readable stretch at
+ * or above it. */
+int kdmp_nearest_va(const struct kdmp_dump *dump, uint64_t vaddr,
+                    struct kdmp_run *below_out, struct kdmp_run *above_out);
 
 /*
  * Choose the paging of a dump: by machine type, then by what the dump says,

@@ -33,20 +33,20 @@ enum {
     X64_LARGE_PAT = 0x1000
 };
 
-static inline unsigned
+KDMP_INLINE unsigned
 x64_shift(int level)
 {
     return 12 + 9 * (unsigned)(level - 1);
 }
 
-static inline unsigned
+KDMP_INLINE unsigned
 x64_index_bits(int level)
 {
     (void)level;
     return 9;
 }
 
-static inline uint64_t
+KDMP_INLINE uint64_t
 x64_hole(uint64_t vaddr)
 {
     uint64_t first = UINT64_C(1) << 47, end = UINT64_C(0xFFFF800000000000);
@@ -54,7 +54,7 @@ x64_hole(uint64_t vaddr)
     return vaddr - first < end - first ? end - vaddr : 0;
 }
 
-static inline uint64_t
+KDMP_INLINE uint64_t
 la57_hole(uint64_t vaddr)
 {
     uint64_t first = UINT64_C(1) << 56, end = UINT64_C(0xFF00000000000000);
@@ -62,7 +62,7 @@ la57_hole(uint64_t vaddr)
     return vaddr - first < end - first ? end - vaddr : 0;
 }
 
-static inline void
+KDMP_INLINE void
 x64_decode_leaf(uint64_t value, int level, struct mmu_step *out)
 {
     uint64_t pat = level == 1 ? X64_PAT : X64_LARGE_PAT;
@@ -83,7 +83,7 @@ x64_decode_leaf(uint64_t value, int level, struct mmu_step *out)
                  | (value & X64_COPY_ON_WRITE ? KDMP_T_COPY_ON_WRITE : 0u);
 }
 
-static inline void
+KDMP_INLINE void
 x64_decode_levels(uint64_t value, int level, int top, uint64_t vaddr,
                   struct mmu_step *out)
 {
@@ -117,13 +117,13 @@ x64_decode_levels(uint64_t value, int level, int top, uint64_t vaddr,
     }
 }
 
-static inline void
+KDMP_INLINE void
 x64_decode(uint64_t value, int level, uint64_t vaddr, struct mmu_step *out)
 {
     x64_decode_levels(value, level, 4, vaddr, out);
 }
 
-static inline void
+KDMP_INLINE void
 la57_decode(uint64_t value, int level, uint64_t vaddr, struct mmu_step *out)
 {
     x64_decode_levels(value, level, 5, vaddr, out);

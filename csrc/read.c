@@ -45,8 +45,9 @@ missing_after(const struct kdmp_translation *walk)
     case KDMP_E_TRUNCATED:
         if (walk->state == KDMP_PTE_TRANSITION)
             return rest_of_block(walk->vaddr, PAGE_SHIFT);
-        return rest_of_block(walk->vaddr,
-                             kdmp_table_shift(paging, walk->level));
+        return min_u64(rest_of_block(walk->vaddr,
+                                     kdmp_table_shift(paging, walk->level)),
+                       kdmp_canonical_rest(paging, walk->vaddr));
     default:
         if (walk->page_size == 0)
             return UINT64_MAX;
@@ -133,6 +134,48 @@ read_virtual(const struct kdmp_space *space, uint64_t address, uint8_t *buffer,
     return status;
 }
 
+/* Where the nearest bytes of a triage dump are. */
+static void
+name_neighbours(const struct kdmp_dump *dump, uint64_t vaddr,
+                struct kdmp_fault *fault)
+{
+    struct kdmp_run below, above;
+    int found = kdmp_nearest_va(dump, vaddr, &below, &above);
+
+    if (fault == NULL)
+        return;
+    if (found & 1)
+        fault->below_end = below.pfn + below.count;
+    if (found & 2)
+        fault->above_start = above.pfn;
+}
+
+/* Copy out of a triage dump's virtual ranges, stitching those that touch. */
+static enum kdmp_status
+read_ranges(const struct kdmp_space *space, uint64_t address, uint8_t *buffer,
+            uint64_t size, uint64_t *done_out, struct kdmp_fault *fault)
+{
+    const struct kdmp_dump *dump = space->dump;
+
+    while (*done_out < size) {
+        uint64_t vaddr = address + *done_out, offset = 0, length;
+        enum kdmp_status status =
+            index_find(&dump->va_index, vaddr, &offset);
+
+        length = kdmp_index_extent(&dump->va_index, vaddr, size - *done_out);
+        if (status == KDMP_OK)
+            status = kdmp_file_read(&dump->file, offset, buffer + *done_out,
+                                    length, NULL);
+        if (status != KDMP_OK) {
+            stop(fault, status, vaddr, 0, length, NULL);
+            name_neighbours(dump, vaddr, fault);
+            return status;
+        }
+        *done_out += length;
+    }
+    return KDMP_OK;
+}
+
 enum kdmp_status
 kdmp_read(const struct kdmp_space *space, uint64_t address, void *buffer,
           uint64_t size, uint64_t *done_out, struct kdmp_fault *fault)
@@ -152,6 +195,9 @@ kdmp_read(const struct kdmp_space *space, uint64_t address, void *buffer,
     switch (space->paging) {
     case KDMP_PAGING_PHYSICAL:
         status = read_physical(space, address, buffer, size, done_out, fault);
+        break;
+    case KDMP_PAGING_TRIAGE:
+        status = read_ranges(space, address, buffer, size, done_out, fault);
         break;
     default:
         status = read_virtual(space, address, buffer, size, done_out, fault);

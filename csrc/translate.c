@@ -8,33 +8,23 @@
  * SPDX-License-Identifier: MIT
  */
 #include "mmu.h"
+#include "mmu_arm64.h"
 #include "mmu_x64.h"
+#include "mmu_x86.h"
 
 /* The bit that Windows' L1TF mitigation has been seen to set in invalid
  * entries, for when InvalidPteMask itself is not known. */
 #define USUAL_INVALID_PTE_MASK (UINT64_C(1) << 45)
 
-/* Load an entry of 4 or 8 bytes; entries never cross a frame. */
-KDMP_INLINE enum kdmp_status
-load_entry(const struct kdmp_source *source, uint64_t paddr, unsigned size,
-           uint64_t *value_out)
+/* An entry that is not in mapped memory, or not of a dump. */
+static KDMP_COLD enum kdmp_status
+load_entry_slow(const struct kdmp_source *source, uint64_t paddr,
+                unsigned size, uint64_t *value_out)
 {
     struct kdmp_extent extent;
-    enum kdmp_status status;
     uint8_t bytes[8];
+    enum kdmp_status status = source->locate(source, paddr, size, &extent);
 
-    if (source->locate == kdmp_dump_locate) {
-        const struct kdmp_dump *dump = source->context;
-
-        status = index_find(&dump->index, paddr >> PAGE_SHIFT,
-                            &extent.file_offset);
-        extent.file_offset += paddr & (PAGE_SIZE - 1);
-        extent.ptr = dump->file.ptr != NULL
-                         ? dump->file.ptr + extent.file_offset
-                         : NULL;
-    } else {
-        status = source->locate(source, paddr, size, &extent);
-    }
     if (status != KDMP_OK)
         return status;
     if (extent.ptr == NULL) {
@@ -43,8 +33,37 @@ load_entry(const struct kdmp_source *source, uint64_t paddr, unsigned size,
             return status;
         extent.ptr = bytes;
     }
-    *value_out = size == 8 ? load_le64(extent.ptr) : load_le32(extent.ptr);
+    *value_out = load_le(extent.ptr, size);
     return KDMP_OK;
+}
+
+/* Load an entry of 4 or 8 bytes; entries never cross a frame.  A mapped dump,
+ * the common case, takes no call. */
+KDMP_INLINE enum kdmp_status
+load_entry(const struct kdmp_source *source, uint64_t paddr, unsigned size,
+           uint64_t *value_out)
+{
+    if (source->locate == kdmp_dump_locate) {
+        const struct kdmp_dump *dump = source->context;
+        uint64_t offset = 0;
+        enum kdmp_status status;
+
+        if (dump->file.ptr != NULL) {
+            status = index_find(&dump->index, paddr >> PAGE_SHIFT, &offset);
+            if (status == KDMP_OK)
+                *value_out = load_le(dump->file.ptr + offset
+                                         + (paddr & (PAGE_SIZE - 1)),
+                                     size);
+            return status;
+        }
+    }
+    {
+        uint64_t value = 0;
+        enum kdmp_status status = load_entry_slow(source, paddr, size, &value);
+
+        *value_out = value;
+        return status;
+    }
 }
 
 static int
@@ -61,6 +80,11 @@ below_last_frame(const struct kdmp_source *source, uint64_t paddr)
 {
     struct kdmp_run run;
 
+    if (source->locate == kdmp_dump_locate) {
+        const struct kdmp_dump *dump = source->context;
+
+        return paddr >> PAGE_SHIFT < dump->info.pfn_end;
+    }
     return source->next_run(source, paddr >> PAGE_SHIFT, &run);
 }
 
@@ -106,11 +130,8 @@ decode_soft(const struct mmu *mmu, const struct kdmp_space *space,
                                       : USUAL_INVALID_PTE_MASK;
 
     mmu->soft(value, level, soft);
-    if (soft->state == KDMP_PTE_PAGEFILE && soft->swizzled) {
+    if (soft->state == KDMP_PTE_PAGEFILE && soft->swizzled)
         mmu->soft(value & ~mask, level, soft);
-        if (soft->state == KDMP_PTE_ZERO)
-            soft->state = KDMP_PTE_PAGEFILE;
-    }
 }
 
 static enum kdmp_status
@@ -147,60 +168,111 @@ walk_invalid(const struct mmu *mmu, const struct kdmp_space *space,
     return KDMP_OK;
 }
 
+/* What a walk carries from level to level. */
+struct walk_state {
+    uint64_t table;
+    uint32_t rights; /* not yet forbidden */
+    uint32_t flags;
+};
+
+/* The end of a walk at 'level', which has read 'depth' entries. */
+KDMP_INLINE enum kdmp_status
+end_at(const struct mmu *mmu, struct kdmp_translation *out, int level,
+       int depth)
+{
+    out->level = (uint8_t)level;
+    out->depth = (uint8_t)depth;
+    out->page_size = UINT64_C(1) << mmu->shift(level);
+    return (enum kdmp_status)out->status;
+}
+
+/* An entry the CPU would not take: 1 if the walk ends with it. */
+static KDMP_COLD int
+step_invalid(const struct mmu *mmu, const struct kdmp_space *space,
+             uint64_t value, int level, struct walk_state *state,
+             struct kdmp_translation *out)
+{
+    uint32_t soft;
+
+    if (walk_invalid(mmu, space, value, level, &state->table, out) != KDMP_OK)
+        return 1;
+    if (level > 1) { /* a page table that Windows was about to reuse */
+        out->protection = 0;
+        return 0;
+    }
+    soft = mmu_soft_rights(out->protection);
+    out->flags |= state->flags | (state->rights & (soft | KDMP_T_USER))
+                  | (soft & KDMP_T_COPY_ON_WRITE);
+    end_walk(out, KDMP_OK, KDMP_PTE_TRANSITION,
+             state->table | (out->vaddr & (PAGE_SIZE - 1)));
+    return 1;
+}
+
+/* One level: read the entry and follow it.  1 if the walk ends here. */
+KDMP_INLINE int
+walk_level(const struct mmu *mmu, const struct kdmp_space *space,
+           uint64_t vaddr, int level, struct walk_state *state,
+           struct kdmp_translation *out)
+{
+    unsigned shift = mmu->shift(level);
+    uint64_t index =
+        vaddr >> shift & ((UINT64_C(1) << mmu->index_bits(level)) - 1);
+    uint64_t paddr = state->table + index * mmu->entry_size, value = 0;
+    int depth = mmu->levels - level;
+    enum kdmp_status status;
+    struct mmu_step step;
+
+    status = load_entry(space->source, paddr, mmu->entry_size, &value);
+    if (status != KDMP_OK) {
+        end_walk(out, status, depth > 0 ? KDMP_PTE_TABLE : KDMP_PTE_NONE,
+                 paddr);
+        end_at(mmu, out, level, depth);
+        return 1;
+    }
+    out->entries[depth].paddr = paddr;
+    out->entries[depth].value = value;
+    mmu->decode(value, level, vaddr, &step);
+    if (step.kind == MMU_TABLE) {
+        state->rights &= step.allow;
+        state->flags |= step.flags;
+        state->table = step.base;
+        return 0;
+    }
+    if (step.kind == MMU_LEAF) {
+        out->flags |= state->flags | step.flags | (state->rights & step.allow);
+        end_walk(out, KDMP_OK, KDMP_PTE_VALID,
+                 step.base | (vaddr & ((UINT64_C(1) << shift) - 1)));
+    } else if (step.kind == MMU_BAD) {
+        end_walk(out, KDMP_E_BAD_ENTRY, KDMP_PTE_BAD, 0);
+    } else {
+        /* A copy, so that the state itself can live in registers. */
+        struct walk_state copy = *state;
+
+        if (!step_invalid(mmu, space, value, level, &copy, out)) {
+            state->table = copy.table;
+            return 0;
+        }
+    }
+    end_at(mmu, out, level, depth + 1);
+    return 1;
+}
+
+/* Inlined once per mode with a constant 'mmu', so that every level becomes
+ * straight code. */
 KDMP_INLINE enum kdmp_status
 walk(const struct mmu *mmu, const struct kdmp_space *space, uint64_t vaddr,
      struct kdmp_translation *out)
 {
-    uint64_t table = space->root & mmu->root_mask;
-    uint32_t rights = RIGHTS;
-    int level;
+    struct walk_state state = {space->root & mmu->root_mask, RIGHTS, 0};
 
     if (vaddr > mmu->last_address || mmu->hole(vaddr) != 0)
         return end_walk(out, KDMP_E_NON_CANONICAL, KDMP_PTE_NONE, 0);
-    for (level = mmu->levels; level > 0; level--) {
-        unsigned shift = mmu->shift(level);
-        uint64_t index =
-            vaddr >> shift & ((UINT64_C(1) << mmu->index_bits(level)) - 1);
-        struct kdmp_entry *entry = &out->entries[out->depth];
-        struct mmu_step step;
-        enum kdmp_status status;
-
-        entry->paddr = table + index * mmu->entry_size;
-        out->level = (uint8_t)level;
-        out->page_size = UINT64_C(1) << shift;
-        status = load_entry(space->source, entry->paddr, mmu->entry_size,
-                            &entry->value);
-        if (status != KDMP_OK)
-            return end_walk(out, status,
-                            out->depth > 0 ? KDMP_PTE_TABLE : KDMP_PTE_NONE,
-                            entry->paddr);
-        out->depth++;
-        mmu->decode(entry->value, level, vaddr, &step);
-        if (step.kind == MMU_INVALID) {
-            status = walk_invalid(mmu, space, entry->value, level, &table,
-                                  out);
-            if (status != KDMP_OK)
-                return status;
-            if (level > 1)
-                continue; /* a page table that Windows was about to reuse */
-            rights &= mmu_soft_rights(out->protection) | KDMP_T_USER;
-            out->flags |= rights
-                          | (mmu_soft_rights(out->protection)
-                             & KDMP_T_COPY_ON_WRITE);
-            return end_walk(out, KDMP_OK, KDMP_PTE_TRANSITION,
-                            table | (vaddr & (PAGE_SIZE - 1)));
-        }
-        if (step.kind == MMU_BAD)
-            return end_walk(out, KDMP_E_BAD_ENTRY, KDMP_PTE_BAD, 0);
-        rights &= step.allow;
-        out->flags |= step.flags;
-        if (step.kind == MMU_LEAF) {
-            out->flags |= rights;
-            return end_walk(out, KDMP_OK, KDMP_PTE_VALID,
-                            step.base | (vaddr & (out->page_size - 1)));
-        }
-        table = step.base;
-    }
+    if ((mmu->levels >= 5 && walk_level(mmu, space, vaddr, 5, &state, out))
+        || (mmu->levels >= 4 && walk_level(mmu, space, vaddr, 4, &state, out))
+        || (mmu->levels >= 3 && walk_level(mmu, space, vaddr, 3, &state, out))
+        || walk_level(mmu, space, vaddr, 2, &state, out)
+        || walk_level(mmu, space, vaddr, 1, &state, out))
+        return (enum kdmp_status)out->status;
     /* The last level decodes to a page, never to a table. */
     return end_walk(out, KDMP_E_BAD_ENTRY, KDMP_PTE_BAD, 0);
 }
@@ -213,6 +285,12 @@ mmu_of(enum kdmp_paging paging)
         return &mmu_x64;
     case KDMP_PAGING_LA57:
         return &mmu_la57;
+    case KDMP_PAGING_X86:
+        return &mmu_x86;
+    case KDMP_PAGING_PAE:
+        return &mmu_pae;
+    case KDMP_PAGING_ARM64:
+        return &mmu_arm64;
     default:
         return NULL;
     }
@@ -232,6 +310,20 @@ kdmp_last_address(enum kdmp_paging paging)
     const struct mmu *mmu = mmu_of(paging);
 
     return mmu != NULL ? mmu->last_address : UINT64_MAX;
+}
+
+uint64_t
+kdmp_canonical_rest(enum kdmp_paging paging, uint64_t vaddr)
+{
+    switch (paging) {
+    case KDMP_PAGING_X64:
+    case KDMP_PAGING_ARM64:
+        return vaddr >> 63 ? 0 - vaddr : (UINT64_C(1) << 47) - vaddr;
+    case KDMP_PAGING_LA57:
+        return vaddr >> 63 ? 0 - vaddr : (UINT64_C(1) << 56) - vaddr;
+    default:
+        return kdmp_last_address(paging) - vaddr + 1;
+    }
 }
 
 uint64_t
@@ -276,6 +368,12 @@ kdmp_translate(const struct kdmp_space *space, uint64_t vaddr,
         return walk(&mmu_x64, space, vaddr, out);
     case KDMP_PAGING_LA57:
         return walk(&mmu_la57, space, vaddr, out);
+    case KDMP_PAGING_X86:
+        return walk(&mmu_x86, space, vaddr, out);
+    case KDMP_PAGING_PAE:
+        return walk(&mmu_pae, space, vaddr, out);
+    case KDMP_PAGING_ARM64:
+        return walk(&mmu_arm64, space, vaddr, out);
     default:
         return end_walk(out, KDMP_E_UNSUPPORTED, KDMP_PTE_NONE, 0);
     }

@@ -35,14 +35,14 @@ dump_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
 static int
 dump_init(PyObject *op, PyObject *args, PyObject *kwargs)
 {
-    static char *names[] = {"source", "io", NULL};
+    static char *names[] = {"source", "io", "raw", NULL};
     DumpObject *self = (DumpObject *)op;
-    PyObject *source;
+    PyObject *source, *raw = Py_None;
     const char *io = "map";
     int rc;
 
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O|$s:DumpBase", names,
-                                     &source, &io)) {
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O|$sO:DumpBase", names,
+                                     &source, &io, &raw)) {
         return -1;
     }
     if (strcmp(io, "map") != 0 && strcmp(io, "read") != 0) {
@@ -54,7 +54,7 @@ dump_init(PyObject *op, PyObject *args, PyObject *kwargs)
         PyErr_SetString(PyExc_ValueError, "the dump has already been opened");
         return -1;
     }
-    rc = dump_open(self, source, io[0] == 'm');
+    rc = dump_open(self, source, io[0] == 'm', raw);
     pins_swap(self, PINS_OPENING, rc == 0 ? 0 : PINS_NEW);
     return rc;
 }
@@ -340,6 +340,7 @@ static PyGetSetDef dump_getset[] = {
      "file.",
      (void *)LOST_PAGES},
     GETTER("pages", get_pages, "The captured frames, as Pages."),
+    GETTER("triage_header", dump_triage_header, dump_triage_header_doc),
     {NULL},
 };
 
@@ -392,6 +393,49 @@ dump_choose_paging(PyObject *op, PyObject *const *args, Py_ssize_t nargs,
     }
     return Py_BuildValue("(ss)", paging_name((int)paging),
                          paging_source_name((int)source));
+}
+
+PyDoc_STRVAR(find_root_doc,
+             "find_root($self, /, paging)\n--\n\n"
+             "Return a page-table root found by trial, or None.\n\n"
+             "A root is a table that maps itself and under which "
+             "KUSER_SHARED_DATA is where Windows\n"
+             "has it. Reads all frames at worst.");
+
+static PyObject *
+dump_find_root(PyObject *op, PyObject *const *args, Py_ssize_t nargs,
+               PyObject *kwnames)
+{
+    SIGNATURE("find_root", 1, 1, 1, "paging");
+    DumpObject *self = (DumpObject *)op;
+    enum kdmp_status status;
+    const char *name;
+    PyThreadState *ts;
+    uint64_t root;
+    int paging;
+
+    if (bind_args(&sig, args, nargs, kwnames, slot) < 0)
+        return NULL;
+    name = PyUnicode_AsUTF8(slot[0]);
+    if (name == NULL)
+        return NULL;
+    paging = paging_by_name(name);
+    if (paging < 0 || kdmp_paging_levels((enum kdmp_paging)paging) == 0) {
+        PyErr_Format(PyExc_ValueError, "no page tables in paging '%s'", name);
+        return NULL;
+    }
+    if (dump_pin(self) < 0)
+        return NULL;
+    ts = work_begin(self, UINT64_MAX);
+    status =
+        kdmp_find_root(self->handle, (enum kdmp_paging)paging, &root);
+    work_end(ts);
+    dump_unpin(self);
+    if (PyErr_Occurred())
+        return NULL;
+    if (status != KDMP_OK)
+        Py_RETURN_NONE;
+    return PyLong_FromUnsignedLongLong(root);
 }
 
 /* Copy 'size' bytes of the file.  The dump is pinned; ends the pin. */
@@ -523,6 +567,8 @@ static PyMethodDef dump_methods[] = {
     {"__enter__", dump_enter, METH_NOARGS, enter_doc},
     {"__exit__", (PyCFunction)(void (*)(void))dump_exit, METH_FASTCALL,
      exit_doc},
+    {"va_ranges", dump_va_ranges, METH_NOARGS, dump_va_ranges_doc},
+    {"find_root", KEYWORDS(dump_find_root), find_root_doc},
     {"choose_paging", KEYWORDS(dump_choose_paging), choose_paging_doc},
     {"read_file", KEYWORDS(dump_read_file), read_file_doc},
     {"context_bytes", dump_context_bytes, METH_NOARGS, context_bytes_doc},
@@ -532,7 +578,7 @@ static PyMethodDef dump_methods[] = {
 
 PyDoc_STRVAR(
     dump_doc,
-    "DumpBase(source, *, io=\"map\")\n--\n\n"
+    "DumpBase(source, *, io=\"map\", raw=None)\n--\n\n"
     "An open crash dump: its facts, its pages and the bytes of its file.\n\n"
     "`source` is a path (str or os.PathLike), the content of a dump in any "
     "bytes-like\n"
@@ -540,7 +586,11 @@ PyDoc_STRVAR(
     "`io=\"read\"` a file given\n"
     "by path is read instead of mapped: slower, but a file that shrinks "
     "meanwhile is an\n"
-    "error and not the end of the process.\n\n"
+    "error and not the end of the process. `raw` is for memory without a "
+    "dump header: a pair\n"
+    "of the machine (\"x64\", \"x86\", \"arm64\", or None) and a sequence of "
+    "runs (pfn, count,\n"
+    "file_offset), empty for the whole file or what an ELF core lists.\n\n"
     "OSError if the file cannot be opened, WrongFileError if it is no kernel "
     "dump,\n"
     "FormatError if it is damaged, UnsupportedDumpError if kdmp cannot read "

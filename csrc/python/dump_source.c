@@ -137,9 +137,10 @@ file_size(PyObject *file, uint64_t *size_out)
 }
 
 static int
-open_file(DumpObject *self, PyObject *source)
+open_file(DumpObject *self, PyObject *source, const struct kdmp_raw *raw)
 {
     struct kdmp_stream stream = {.read_at = file_read_at, .context = self};
+    struct kdmp_input input = {.stream = &stream};
     struct kdmp_error err;
 
     if (file_size(source, &stream.size) < 0)
@@ -151,7 +152,7 @@ open_file(DumpObject *self, PyObject *source)
     }
     self->file = Py_NewRef(source);
     self->io = IO_FILE;
-    if (kdmp_open_stream(&stream, &self->handle, &err) != KDMP_OK) {
+    if (kdmp_open_input(&input, raw, &self->handle, &err) != KDMP_OK) {
         raise_error(self->state, &err, NULL);
         return -1;
     }
@@ -161,17 +162,19 @@ open_file(DumpObject *self, PyObject *source)
 /* --- bytes and paths --------------------------------------------------- */
 
 static int
-open_bytes(DumpObject *self, PyObject *source)
+open_bytes(DumpObject *self, PyObject *source, const struct kdmp_raw *raw)
 {
+    struct kdmp_input input = {.path = NULL};
     struct kdmp_error err;
     enum kdmp_status status;
 
     if (PyObject_GetBuffer(source, &self->source, PyBUF_SIMPLE) < 0)
         return -1;
+    input.data = self->source.buf;
+    input.size = (size_t)self->source.len;
     self->io = IO_MEMORY;
     Py_BEGIN_ALLOW_THREADS
-    status = kdmp_open_memory(self->source.buf, (size_t)self->source.len,
-                              &self->handle, &err);
+    status = kdmp_open_input(&input, raw, &self->handle, &err);
     Py_END_ALLOW_THREADS
     if (status != KDMP_OK) {
         raise_error(self->state, &err, NULL);
@@ -181,8 +184,10 @@ open_bytes(DumpObject *self, PyObject *source)
 }
 
 static int
-open_path(DumpObject *self, PyObject *source, int map)
+open_path(DumpObject *self, PyObject *source, int map,
+          const struct kdmp_raw *raw)
 {
+    struct kdmp_input input = {.map = map};
     struct kdmp_error err;
     enum kdmp_status status;
     PyObject *path;
@@ -190,8 +195,9 @@ open_path(DumpObject *self, PyObject *source, int map)
 
     if (!PyUnicode_FSConverter(source, &path))
         return -1;
+    input.path = PyBytes_AS_STRING(path);
     Py_BEGIN_ALLOW_THREADS
-    status = kdmp_open_path(PyBytes_AS_STRING(path), map, &self->handle, &err);
+    status = kdmp_open_input(&input, raw, &self->handle, &err);
     Py_END_ALLOW_THREADS
     Py_DECREF(path);
     if (status != KDMP_OK) {
@@ -209,18 +215,99 @@ is_path(PyObject *source)
            || PyObject_HasAttrString((PyObject *)Py_TYPE(source), "__fspath__");
 }
 
-int
-dump_open(DumpObject *self, PyObject *source, int map)
+/* --- memory images ----------------------------------------------------- */
+
+/* One (pfn, count, file_offset). */
+static int
+convert_run(PyObject *item, struct kdmp_run *out)
 {
+    PyObject *fast = PySequence_Fast(item, "a run is (pfn, count, file_offset)");
+    int rc = -1;
+
+    if (fast == NULL)
+        return -1;
+    if (PySequence_Fast_GET_SIZE(fast) != 3) {
+        PyErr_SetString(PyExc_ValueError,
+                        "a run is (pfn, count, file_offset)");
+    } else if (as_u64(PySequence_Fast_GET_ITEM(fast, 0), "pfn", &out->pfn) == 0
+               && as_u64(PySequence_Fast_GET_ITEM(fast, 1), "count",
+                         &out->count)
+                      == 0
+               && as_u64(PySequence_Fast_GET_ITEM(fast, 2), "file_offset",
+                         &out->file_offset)
+                      == 0) {
+        rc = 0;
+    }
+    Py_DECREF(fast);
+    return rc;
+}
+
+/* (arch or None, runs): what DumpBase(raw=) takes.  *runs_out is the caller's
+   to free, also after a failure. */
+static int
+convert_raw(PyObject *arg, struct kdmp_raw *raw, struct kdmp_run **runs_out)
+{
+    const char *arch;
+    PyObject *runs, *fast;
+    Py_ssize_t count;
+
+    if (!PyArg_ParseTuple(arg, "zO;raw must be (arch, runs)", &arch, &runs))
+        return -1;
+    if (arch != NULL) {
+        int machine = machine_by_name(arch);
+
+        if (machine < 0) {
+            PyErr_Format(PyExc_ValueError,
+                         "arch must be 'x64', 'x86' or 'arm64', not '%s'",
+                         arch);
+            return -1;
+        }
+        raw->machine = (enum kdmp_machine)machine;
+    }
+    fast = PySequence_Fast(runs, "runs must be a sequence");
+    if (fast == NULL)
+        return -1;
+    count = PySequence_Fast_GET_SIZE(fast);
+    *runs_out = PyMem_Calloc((size_t)count + 1, sizeof(**runs_out));
+    if (*runs_out == NULL) {
+        Py_DECREF(fast);
+        PyErr_NoMemory();
+        return -1;
+    }
+    for (Py_ssize_t i = 0; i < count; i++) {
+        if (convert_run(PySequence_Fast_GET_ITEM(fast, i), &(*runs_out)[i])
+            < 0) {
+            Py_DECREF(fast);
+            PyMem_Free(*runs_out);
+            *runs_out = NULL;
+            return -1;
+        }
+    }
+    Py_DECREF(fast);
+    raw->runs = *runs_out;
+    raw->run_count = (uint64_t)count;
+    return 0;
+}
+
+int
+dump_open(DumpObject *self, PyObject *source, int map, PyObject *raw_arg)
+{
+    struct kdmp_raw raw = {.runs = NULL}, *raw_used = NULL;
+    struct kdmp_run *runs = NULL;
     int rc;
 
+    if (raw_arg != Py_None) {
+        if (convert_raw(raw_arg, &raw, &runs) < 0)
+            return -1;
+        raw_used = &raw;
+    }
     if (is_path(source)) {
-        rc = open_path(self, source, map);
+        rc = open_path(self, source, map, raw_used);
     } else if (PyObject_CheckBuffer(source)) {
-        rc = open_bytes(self, source);
+        rc = open_bytes(self, source, raw_used);
     } else if (PyObject_HasAttrString(source, "seek")
                && PyObject_HasAttrString(source, "read")) {
-        rc = open_file(self, source);
+        rc = open_file(self, source, raw_used);
     } else {
         PyErr_Format(PyExc_TypeError,
                      "source must be a path, a bytes-like object or a "
@@ -228,6 +315,7 @@ dump_open(DumpObject *self, PyObject *source, int map)
                      Py_TYPE(source)->tp_name);
         rc = -1;
     }
+    PyMem_Free(runs);
     if (rc < 0)
         dump_release(self);
     return rc;

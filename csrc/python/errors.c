@@ -373,10 +373,7 @@ no_page_message(const struct kdmp_space *space, const struct kdmp_fault *fault)
 
     if (walk->depth == 0) {
         return format_text(
-            space->paging == KDMP_PAGING_TRIAGE
-                ? "no page at 0x%llx: no block of this triage dump holds it"
-                : "no page at 0x%llx",
-            (ull)fault->address);
+            "no page at 0x%llx", (ull)fault->address);
     }
     last = &walk->entries[walk->depth - 1];
     return format_text(
@@ -394,6 +391,30 @@ table_is_missing(const struct kdmp_translation *walk)
     return walk->status != KDMP_OK && walk->state != KDMP_PTE_TRANSITION;
 }
 
+/* "0x1000 is not in this triage dump; the nearest bytes end at ..." */
+static PyObject *
+no_block_message(const struct kdmp_fault *fault)
+{
+    char below[64] = "", above[64] = "";
+
+    if (fault->status == KDMP_E_TRUNCATED) {
+        return format_text(
+            "0x%llx lies beyond the end of the file, which was cut short",
+            (ull)fault->address);
+    }
+    if (fault->below_end != 0) {
+        PyOS_snprintf(below, sizeof(below), "; the nearest below end at 0x%llx",
+                      (ull)fault->below_end);
+    }
+    if (fault->above_start != 0) {
+        PyOS_snprintf(above, sizeof(above),
+                      "; the nearest above start at 0x%llx",
+                      (ull)fault->above_start);
+    }
+    return format_text("0x%llx is not in this triage dump%s%s",
+                       (ull)fault->address, below, above);
+}
+
 static PyObject *
 no_frame_message(const struct kdmp_space *space, const struct kdmp_fault *fault)
 {
@@ -403,14 +424,8 @@ no_frame_message(const struct kdmp_space *space, const struct kdmp_fault *fault)
                             "short"
                           : "is not in the dump";
 
-    if (space->paging == KDMP_PAGING_TRIAGE) {
-        return format_text(
-            fault->status == KDMP_E_TRUNCATED
-                ? "0x%llx lies beyond the end of the file, which was cut "
-                  "short"
-                : "0x%llx is in no block of this triage dump",
-            (ull)fault->address);
-    }
+    if (space->paging == KDMP_PAGING_TRIAGE)
+        return no_block_message(fault);
     if (space->paging == KDMP_PAGING_PHYSICAL)
         return format_text("physical address 0x%llx %s", (ull)fault->paddr,
                            why);

@@ -103,6 +103,17 @@ paging_by_name(const char *name)
 }
 
 int
+machine_by_name(const char *name)
+{
+    int machine = index_of(machines, COUNT(machines), name);
+
+    return machine == KDMP_MACHINE_X64 || machine == KDMP_MACHINE_X86
+                   || machine == KDMP_MACHINE_ARM64
+               ? machine
+               : -1;
+}
+
+int
 state_by_name(const char *name)
 {
     return index_of(states, COUNT(states), name);

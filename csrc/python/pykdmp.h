@@ -35,6 +35,7 @@ enum type_index {
     T_ENTRY,
     T_GAP,
     T_RUN,
+    T_VA_RANGE,
     TYPE_COUNT
 };
 
@@ -78,6 +79,8 @@ const char *machine_name(int machine);
 /* The enumerator of that name, or -1. */
 int paging_by_name(const char *name);
 int state_by_name(const char *name);
+/* Machines that have a walk only. */
+int machine_by_name(const char *name);
 
 /* --- args.c ------------------------------------------------------------ */
 
@@ -179,8 +182,9 @@ typedef struct {
 
 extern PyType_Spec dump_spec;
 
-/* Open 'source' into 'self', which owns nothing yet. */
-int dump_open(DumpObject *self, PyObject *source, int map);
+/* Open 'source' into 'self', which owns nothing yet.  'raw' is None or
+   (arch, runs). */
+int dump_open(DumpObject *self, PyObject *source, int map, PyObject *raw);
 /* Give back what dump_open() has taken. */
 void dump_release(DumpObject *self);
 
@@ -261,6 +265,13 @@ work_end(PyThreadState *ts)
         PyEval_RestoreThread(ts);
 }
 
+/* --- triage.c: what only triage dumps have ----------------------------- */
+
+extern const char dump_va_ranges_doc[];
+PyObject *dump_va_ranges(PyObject *op, PyObject *unused);
+extern const char dump_triage_header_doc[];
+PyObject *dump_triage_header(PyObject *op, void *closure);
+
 /* --- pages_object.c ---------------------------------------------------- */
 
 extern PyType_Spec pages_spec;
@@ -301,6 +312,8 @@ translation_new(struct module_state *state)
 
 int records_init(struct module_state *state);
 PyObject *run_record(struct module_state *state, const struct kdmp_run *run);
+PyObject *va_range_record(struct module_state *state,
+                          const struct kdmp_va_range *range);
 /* Steals both references; NULL if one is NULL. */
 PyObject *gap_record(struct module_state *state, PyObject *address,
                      uint64_t size, PyObject *reason);

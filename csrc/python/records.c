@@ -47,6 +47,23 @@ static PyStructSequence_Desc run_desc = {
     "one's bytes.",
     run_fields, 3};
 
+static PyStructSequence_Field va_range_fields[] = {
+    {"address", "Virtual address of the first byte."},
+    {"size", "How many bytes."},
+    {"file_offset", "Where in the file the first one is."},
+    {"origin", "Where the range comes from, such as \"call stack\"."},
+    {NULL, NULL},
+};
+
+static PyStructSequence_Desc va_range_desc = {
+    "kdmp.VaRange",
+    "A virtual range of a triage dump: `address`, `size` in bytes, "
+    "`file_offset`, `origin`.\n\n"
+    "`origin` is \"data block\", \"call stack\", \"data page\", "
+    "\"debugger data\", \"processor\",\n"
+    "\"thread\" or \"process\"; the last three are copies of structures.",
+    va_range_fields, 4};
+
 /* Name(field=0x1, ...): ints in hex, the rest as it is. */
 static PyObject *
 record_repr(PyObject *self, PyObject *unused)
@@ -108,7 +125,10 @@ records_init(struct module_state *state)
     if (state->types[T_GAP] == NULL)
         return -1;
     state->types[T_RUN] = record_type(&run_desc);
-    return state->types[T_RUN] != NULL ? 0 : -1;
+    if (state->types[T_RUN] == NULL)
+        return -1;
+    state->types[T_VA_RANGE] = record_type(&va_range_desc);
+    return state->types[T_VA_RANGE] != NULL ? 0 : -1;
 }
 
 /* A record of three values, stealing the references; NULL if one is NULL. */
@@ -128,6 +148,26 @@ record(PyTypeObject *type, PyObject *a, PyObject *b, PyObject *c)
     PyStructSequence_SetItem(self, 0, a);
     PyStructSequence_SetItem(self, 1, b);
     PyStructSequence_SetItem(self, 2, c);
+    return self;
+}
+
+PyObject *
+va_range_record(struct module_state *state, const struct kdmp_va_range *range)
+{
+    PyObject *self = PyStructSequence_New(state->types[T_VA_RANGE]);
+    PyObject *items[4];
+
+    if (self == NULL)
+        return NULL;
+    items[0] = PyLong_FromUnsignedLongLong(range->address);
+    items[1] = PyLong_FromUnsignedLongLong(range->size);
+    items[2] = PyLong_FromUnsignedLongLong(range->file_offset);
+    items[3] =
+        PyUnicode_InternFromString(kdmp_va_origin_name((int)range->origin));
+    for (Py_ssize_t i = 0; i < 4; i++)
+        PyStructSequence_SetItem(self, i, items[i]);
+    if (PyErr_Occurred())
+        Py_CLEAR(self);
     return self;
 }
 
