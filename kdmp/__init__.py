@@ -10,6 +10,7 @@
 SPDX-License-Identifier: MIT
 """
 
+from collections.abc import Iterable
 from typing import Any, Literal, SupportsIndex
 
 from kdmp._kdmp import (
@@ -32,14 +33,16 @@ from kdmp._kdmp import (
     TruncatedError,
     UnreadableError,
     UnsupportedDumpError,
+    VaRange,
     WrongFileError,
     build_info,
 )
 from kdmp.bugcheck import BugCheck, BugCheckParameter
 from kdmp.context import Context, ExceptionRecord
-from kdmp.dump import Dump
+from kdmp.dump import Dump, Progress
 from kdmp.reader import Reader
 from kdmp.records import DumpAttributes, DumpKind
+from kdmp.triage_writer import write_triage
 from kdmp.writer import DumpWriter, write_dump
 
 __version__: str = build_info()["version"]
@@ -73,24 +76,50 @@ __all__ = [
     "TruncatedError",
     "UnreadableError",
     "UnsupportedDumpError",
+    "VaRange",
     "WrongFileError",
     "__version__",
     "open",
+    "open_raw",
     "phys",
     "virt",
     "write_dump",
+    "write_triage",
 ]
 
 
-def open(  # noqa: A001 - the name users expect, as in gzip.open
+def open(
     source: Any,
     *,
     io: Literal["map", "read"] = "map",
     dtb: SupportsIndex | None = None,
     paging: str | None = None,
+    progress: Progress | None = None,
 ) -> Dump:
     """Open a kernel crash dump. The same as `Dump(source, ...)`, which see."""
-    return Dump(source, io=io, dtb=dtb, paging=paging)
+    return Dump(source, io=io, dtb=dtb, paging=paging, progress=progress)
+
+
+def open_raw(
+    source: Any,
+    runs: Iterable[tuple[int, int, int]] | None = None,
+    dtb: SupportsIndex | None = None,
+    arch: Literal["x64", "x86", "arm64"] | None = None,
+    *,
+    paging: str | None = None,
+    io: Literal["map", "read"] = "map",
+) -> Dump:
+    """Open memory that has no dump header: a flat image, an image in pieces, or an ELF core.
+
+    `runs` says where the pieces are, as (pfn, count of frames, file offset); without it the file is physical
+    memory from address 0 on, or, if it is the ELF core of a virtual machine (QEMU, VirtualBox), what its
+    PT_LOAD segments say. `arch` defaults to the ELF's machine, else "x64". Without `dtb` the first use of a
+    virtual address looks for a root by trial, which reads the whole image at worst: a table that maps itself
+    and finds KUSER_SHARED_DATA where Windows has it.
+
+    Header facts are None. Raises FormatError, ValueError for impossible runs, OSError.
+    """
+    return Dump(source, io=io, dtb=dtb, paging=paging, raw=(arch, list(runs or ())))
 
 
 def phys(pa: SupportsIndex) -> AccessContext:

@@ -5,7 +5,7 @@ Docstrings repeat those of the extension, for editors; tests/test_stub.py compar
 SPDX-License-Identifier: MIT
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from types import TracebackType
 from typing import (
     Any,
@@ -171,6 +171,27 @@ class Run(structseq[Any], tuple[int, int, int]):
         """Where in the file the first one's bytes are."""
 
 @final
+class VaRange(structseq[Any], tuple[int, int, int, str]):
+    """A virtual range of a triage dump: `address`, `size` in bytes, `file_offset`, `origin`.
+
+    `origin` is "data block", "call stack", "data page", "debugger data", "processor",
+    "thread" or "process"; the last three are copies of structures.
+    """
+
+    @property
+    def address(self) -> int:
+        """Virtual address of the first byte."""
+    @property
+    def size(self) -> int:
+        """How many bytes."""
+    @property
+    def file_offset(self) -> int:
+        """Where in the file the first one is."""
+    @property
+    def origin(self) -> str:
+        """Where the range comes from, such as "call stack"."""
+
+@final
 class AccessContext:
     """What to read and how: a physical address, or a virtual one with an optional root.
 
@@ -320,7 +341,9 @@ class DumpBase:
     `source` is a path (str or os.PathLike), the content of a dump in any bytes-like
     object, or a binary file object with seek() and read(). With `io="read"` a file given
     by path is read instead of mapped: slower, but a file that shrinks meanwhile is an
-    error and not the end of the process.
+    error and not the end of the process. `raw` is for memory without a dump header: a pair
+    of the machine ("x64", "x86", "arm64", or None) and a sequence of runs (pfn, count,
+    file_offset), empty for the whole file or what an ELF core lists.
 
     OSError if the file cannot be opened, WrongFileError if it is no kernel dump,
     FormatError if it is damaged, UnsupportedDumpError if kdmp cannot read its kind.
@@ -328,7 +351,11 @@ class DumpBase:
     """
 
     def __init__(
-        self, source: StrPath | ReadableBuffer | _BinaryFile, *, io: Literal["map", "read"] = "map"
+        self,
+        source: StrPath | ReadableBuffer | _BinaryFile,
+        *,
+        io: Literal["map", "read"] = "map",
+        raw: tuple[str | None, Sequence[tuple[int, int, int]]] | None = None,
     ) -> None: ...
     def close(self) -> None:
         """Close the dump. Closing it again does nothing.
@@ -376,6 +403,24 @@ class DumpBase:
     @property
     def pages(self) -> Pages:
         """The captured frames, as Pages."""
+    @property
+    def triage_header(self) -> dict[str, int] | None:
+        """The fields of the triage header by name, a new dict of ints; None for other dumps.
+
+        Offsets are file offsets, 0 for what is absent.
+        """
+    def va_ranges(self) -> list[VaRange]:
+        """Return the virtual ranges of a triage dump, a new list of VaRange.
+
+        In the order of the file, copies of structures last; ranges may overlap, and reads take
+        the earlier one. Other dumps have none.
+        """
+    def find_root(self, paging: str) -> int | None:
+        """Return a page-table root found by trial, or None.
+
+        A root is a table that maps itself and under which KUSER_SHARED_DATA is where Windows
+        has it. Reads all frames at worst.
+        """
     def choose_paging(self, dtb: SupportsIndex) -> tuple[str, str]:
         """Return the paging mode for the root `dtb` and where it comes from.
 

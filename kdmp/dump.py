@@ -4,15 +4,31 @@ SPDX-License-Identifier: MIT
 """
 
 import os
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
-from typing import Any, Literal, SupportsIndex
+from typing import TYPE_CHECKING, Any, Literal, SupportsIndex
 
-from kdmp._kdmp import DumpBase, RootNotPresentError, UnsupportedDumpError
+from kdmp._kdmp import (
+    DumpBase,
+    FormatError,
+    RootNotPresentError,
+    UnsupportedDumpError,
+    VaRange,
+    WrongFileError,
+)
 from kdmp.bugcheck import BugCheck
 from kdmp.context import Context, ExceptionRecord
 from kdmp.reader import Reader
 from kdmp.records import DumpAttributes, DumpKind
+
+if TYPE_CHECKING:
+    from kdmp.packed import Unpacked
+    from kdmp.secondary import Blob
+    from kdmp.triage import Triage
+
+# progress(done, total): bytes of the packed file that have been worked through.
+Progress = Callable[[int, int], object]
 
 _FILETIME_EPOCH = datetime(1601, 1, 1, tzinfo=UTC)
 
@@ -27,6 +43,21 @@ def _filetime(value: int | None) -> datetime | None:
         return None
 
 
+def _unpack(source: Any, wrong: WrongFileError, progress: Progress | None) -> "Unpacked | None":
+    """Unpack what the core called `wrong`; None if it is no container. WrongFileError if it is a
+    container from which nothing can be had."""
+    from kdmp.packed import unpack
+
+    try:
+        return unpack(source, progress=progress)
+    except WrongFileError:
+        raise
+    except FormatError as exc:
+        error = WrongFileError(f"{wrong}, and {exc}")
+        error.offset = exc.offset
+        raise error from exc
+
+
 class Dump(DumpBase):
     """A Windows kernel crash dump, opened for reading.
 
@@ -34,6 +65,10 @@ class Dump(DumpBase):
     object with `seek` and `read`. With `io="map"` a path is mapped into memory: the fastest way, but the
     process is killed (SIGBUS) if somebody shortens the file meanwhile. `io="read"` reads instead; use
     it for media that change or fail. `dtb` and `paging` override what the header says.
+
+    A dump inside .gz, .xz, .bz2, .zst, .zip, .cab or .zdmp is unpacked, into memory if it is small and
+    else into a temporary file that `close` removes; `progress(done, total)` is told the bytes of the packed
+    file that are through. `raw` is what `open_raw` passes on.
 
     Header facts are attributes; one that the writer of the dump left out is None. The names and positions
     are those of DUMP_HEADER64 and DUMP_HEADER32; `header` has all raw values.
@@ -51,16 +86,41 @@ class Dump(DumpBase):
         io: Literal["map", "read"] = "map",
         dtb: SupportsIndex | None = None,
         paging: str | None = None,
+        progress: Progress | None = None,
+        raw: tuple[str | None, Sequence[tuple[int, int, int]]] | None = None,
     ) -> None:
-        super().__init__(source, io=io)
         self._source = source
         self._dtb = None if dtb is None else dtb.__index__()
         self._paging = paging
+        self._raw = raw
+        self._unpacked: Unpacked | None = None
+        try:
+            super().__init__(source, io=io, raw=raw)
+        except WrongFileError as wrong:
+            # What the core does not know may be a dump inside something else.
+            self._unpacked = _unpack(source, wrong, progress)
+            if self._unpacked is None:
+                raise
+            try:
+                super().__init__(self._unpacked.source, io=io)
+            except BaseException:
+                self._unpacked.close()
+                raise
+
+    def close(self) -> None:
+        """Close the dump, and remove the temporary file if it was unpacked into one.
+
+        Closing again does nothing. BufferError while a memoryview of it lives or another thread reads it.
+        """
+        super().close()
+        if self._unpacked is not None:
+            self._unpacked.close()
 
     def __reduce__(self) -> tuple[Any, ...]:
         if not isinstance(self._source, str | os.PathLike):
             raise TypeError("only a dump that was opened by its path can be pickled")
-        return _reopen, (type(self), os.fspath(self._source), self.io, self._dtb, self._paging)
+        io = "read" if self.io == "read" else "map"
+        return _reopen, (type(self), os.fspath(self._source), io, self._dtb, self._paging, self._raw)
 
     def __repr__(self) -> str:
         if self.closed:
@@ -247,10 +307,24 @@ class Dump(DumpBase):
     # ---- memory ----
 
     @cached_property
+    def _found_root(self) -> tuple[int, str]:
+        """Root and paging of memory without a header, by trial."""
+        modes = {"x64": ("x64", "la57"), "x86": ("pae", "x86"), "arm64": ("arm64",)}.get(self.arch, ())
+        for paging in (self._paging,) if self._paging else modes:
+            root = self.find_root(paging)
+            if root is not None:
+                return root, paging
+        raise RootNotPresentError("no page-table root was found in this image; pass dtb=")
+
+    @cached_property
     def _chosen_paging(self) -> tuple[str, str]:
         if self._paging is not None:
             return self._paging, "argument"
-        return self.choose_paging(self._root())
+        if self.layout == "raw":
+            if self._dtb is None:
+                return self._found_root[1], "trial"
+            return {"x86": "pae"}.get(self.arch, self.arch), "default"
+        return self.choose_paging(self._root() if self.layout != "triage" else 0)
 
     @property
     def paging(self) -> str:
@@ -263,21 +337,23 @@ class Dump(DumpBase):
         return self._chosen_paging[1]
 
     def _root(self) -> int:
-        if self.dtb is None:
-            raise RootNotPresentError("the header has no DirectoryTableBase; pass dtb=")
-        return self.dtb
+        if self.dtb is not None:
+            return self.dtb
+        if self.layout == "raw":
+            return self._found_root[0]
+        raise RootNotPresentError("the header has no DirectoryTableBase; pass dtb=")
 
-    def _check_pages_usable(self) -> None:
+    def _check_not_encrypted(self) -> None:
         if self.encrypted:
             raise UnsupportedDumpError("the page data of this dump is encrypted (Attributes, bit 8)")
-        if self.layout == "triage":
-            raise UnsupportedDumpError("a triage dump holds no physical pages")
 
     @cached_property
     def phys(self) -> Reader:
         """Physical memory as a Reader: addresses are physical. Raises UnsupportedDumpError for a
-        dump without pages or with encrypted ones."""
-        self._check_pages_usable()
+        triage dump, which holds virtual ranges only, and for one with encrypted pages."""
+        self._check_not_encrypted()
+        if self.layout == "triage":
+            raise UnsupportedDumpError("a triage dump holds no physical pages; read virtual addresses of it")
         return Reader(self, paging="physical")
 
     def reader(
@@ -294,17 +370,44 @@ class Dump(DumpBase):
         says, see `paging_source`). `invalid_pte_mask` is the kernel's L1TF mask (InvalidPteMask); without it
         a transition page is accepted only if its frame is in the dump.
 
+        A triage dump has one space, made of the ranges it holds: `dtb` plays no part there.
+
         Raises RootNotPresentError without a root, UnsupportedDumpError if the dump cannot be translated.
         """
-        self._check_pages_usable()
+        self._check_not_encrypted()
+        if self.layout == "triage":
+            if paging not in (None, "triage"):
+                raise UnsupportedDumpError("a triage dump holds no page tables to translate by")
+            return Reader(self, paging="triage")
         root = self._root() if dtb is None else dtb
         if paging is None:
             # The machine has one mode; without a root of its own the dump tells by the one given.
             paging = self.paging if self.dtb is not None or self._paging else self.choose_paging(root)[0]
         return Reader(self, paging=paging, dtb=root, invalid_pte_mask=invalid_pte_mask)
 
+    # ---- triage dumps and secondary data ----
+
+    @cached_property
+    def triage(self) -> "Triage | None":
+        """Drivers, stack, copied structures ... of a triage dump; None for other kinds."""
+        from kdmp.triage import Triage
+
+        header = self.triage_header
+        return None if header is None else Triage(self, header)
+
+    @property
+    def ranges(self) -> list[VaRange]:
+        """The virtual ranges a triage dump holds and where each comes from; empty for other kinds."""
+        return self.va_ranges()
+
+    def blobs(self) -> Iterator["Blob"]:
+        """Yield the secondary data that drivers appended: tag, size and place of each blob."""
+        from kdmp.secondary import blobs
+
+        return blobs(self, self.figures["data_end"])
+
 
 def _reopen(
-    cls: type[Dump], path: str, io: Literal["map", "read"], dtb: int | None, paging: str | None
+    cls: type[Dump], path: str, io: Literal["map", "read"], dtb: int | None, paging: str | None, raw: Any
 ) -> Dump:
-    return cls(path, io=io, dtb=dtb, paging=paging)
+    return cls(path, io=io, dtb=dtb, paging=paging, raw=raw)
