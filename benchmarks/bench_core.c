@@ -4,9 +4,10 @@
  *     bench_core DUMP ADDRESSES all|translate
  *
  * "translate" leaves out what touches the data frames, which in a sparse dump
- * would fill the page cache with zeros.  ADDRESSES is a file of little-endian uint64_t: the page-table root, then
- * the virtual addresses.  Prints "name nanoseconds-per-call checksum" lines;
- * the checksum of translations is the sum of the physical addresses.
+ * would fill the page cache with zeros.  ADDRESSES is a file of little-endian
+ * uint64_t: the page-table root, then the virtual addresses.  Prints "name
+ * nanoseconds-per-call checksum" lines; the checksum of translations is the sum
+ * of the physical addresses.
  *
  * SPDX-License-Identifier: MIT
  */
@@ -38,7 +39,8 @@ now_ns(void)
 static void
 die(const char *what, enum kdmp_status status)
 {
-    fprintf(stderr, "bench_core: %s: %s\n", what, kdmp_status_name((int)status));
+    fprintf(stderr, "bench_core: %s: %s\n", what,
+            kdmp_status_name((int)status));
     exit(1);
 }
 
@@ -149,7 +151,8 @@ load(const char *path, size_t *count_out)
     long size;
 
     if (file == NULL || fseek(file, 0, SEEK_END) != 0
-        || (size = ftell(file)) < 16 || (numbers = malloc((size_t)size)) == NULL)
+        || (size = ftell(file)) < 16
+        || (numbers = malloc((size_t)size)) == NULL)
         die(path, KDMP_E_OS);
     rewind(file);
     *count_out = fread(numbers, 8, (size_t)size / 8, file);

@@ -48,8 +48,8 @@ runs_fit_file(const struct kdmp_dump *dump, const uint8_t *header)
         || count > (size == 8 ? MAX_RUNS64 : MAX_RUNS32))
         return 0;
     for (i = 0; i < count; i++)
-        total = add_sat(total, load_le(header + table + (2 * i + 1) * size,
-                                       size));
+        total =
+            add_sat(total, load_le(header + table + (2 * i + 1) * size, size));
     return count > 0
            && add_sat(info->header_size, mul_sat(total, PAGE_SIZE))
                   == dump->file.size;
@@ -166,8 +166,7 @@ load_dump(struct kdmp_dump *dump, struct kdmp_error *err)
         return status;
     is64 = size >= 8 && is_sig(header, "PAGEDU64");
     if (!is64 && !(size >= 8 && is_sig(header, "PAGEDUMP")))
-        return kdmp_name_wrong_file(header, (size_t)size, dump->file.size,
-                                    err);
+        return kdmp_name_wrong_file(header, (size_t)size, dump->file.size, err);
     info->file_size = dump->file.size;
     if (size < (is64 ? HEADER64_SIZE : HEADER32_SIZE))
         return kdmp_fail(err, KDMP_E_FORMAT, size,
@@ -213,8 +212,8 @@ finish_open(struct kdmp_dump *dump, enum kdmp_status status,
             struct kdmp_error *err)
 {
     if (status == KDMP_OK)
-        status = raw != NULL ? kdmp_load_raw(dump, raw, err)
-                             : load_dump(dump, err);
+        status =
+            raw != NULL ? kdmp_load_raw(dump, raw, err) : load_dump(dump, err);
     if (status != KDMP_OK) {
         kdmp_close(dump);
         return status;
@@ -233,8 +232,8 @@ kdmp_open_fd(int fd, int map, struct kdmp_dump **dump_out,
     *dump_out = NULL;
     if (dump == NULL)
         return KDMP_E_NOMEM;
-    return finish_open(dump, kdmp_file_from_fd(&dump->file, fd, map, err),
-                       NULL, dump_out, err);
+    return finish_open(dump, kdmp_file_from_fd(&dump->file, fd, map, err), NULL,
+                       dump_out, err);
 }
 
 enum kdmp_status
@@ -249,8 +248,7 @@ kdmp_open_input(const struct kdmp_input *input, const struct kdmp_raw *raw,
     if (dump == NULL)
         return KDMP_E_NOMEM;
     if (input->path != NULL) {
-        status =
-            kdmp_file_from_path(&dump->file, input->path, input->map, err);
+        status = kdmp_file_from_path(&dump->file, input->path, input->map, err);
     } else if (input->stream != NULL) {
         dump->file.stream = *input->stream;
         dump->file.size = input->stream->size;
@@ -315,8 +313,8 @@ kdmp_file_bytes(const struct kdmp_dump *dump, uint64_t *size_out)
 }
 
 enum kdmp_status
-kdmp_read_file(const struct kdmp_dump *dump, uint64_t file_offset,
-               void *buffer, size_t size, struct kdmp_error *err)
+kdmp_read_file(const struct kdmp_dump *dump, uint64_t file_offset, void *buffer,
+               size_t size, struct kdmp_error *err)
 {
     return kdmp_file_read(&dump->file, file_offset, buffer, size, err);
 }

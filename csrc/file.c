@@ -64,8 +64,8 @@ kdmp_file_from_fd(struct kdmp_file *file, int fd, int map,
         return KDMP_OK;
     if (file->size > SIZE_MAX / 2)
         return fail_os(err, EFBIG, "cannot map the file");
-    mapping = mmap(NULL, (size_t)file->size, PROT_READ, MAP_SHARED, file->fd,
-                   0);
+    mapping =
+        mmap(NULL, (size_t)file->size, PROT_READ, MAP_SHARED, file->fd, 0);
     if (mapping == MAP_FAILED)
         return fail_os(err, errno, "cannot map the file");
     file->ptr = mapping;

@@ -39,14 +39,14 @@ maps_kuser(const struct search *search, uint64_t root)
                                .dump = search->dump,
                                .root = root,
                                .paging = search->paging};
-    int is32 = search->paging == KDMP_PAGING_X86
-               || search->paging == KDMP_PAGING_PAE;
+    int is32 =
+        search->paging == KDMP_PAGING_X86 || search->paging == KDMP_PAGING_PAE;
     uint8_t kuser[KUSER_SIZE];
     uint64_t done;
     uint16_t letter;
 
-    if (kdmp_read(&space, is32 ? KUSER32 : KUSER64, kuser, sizeof(kuser),
-                  &done, NULL)
+    if (kdmp_read(&space, is32 ? KUSER32 : KUSER64, kuser, sizeof(kuser), &done,
+                  NULL)
         != KDMP_OK)
         return 0;
     letter = load_le16(kuser + KUSER_SYSTEM_ROOT);

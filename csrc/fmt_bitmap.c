@@ -20,10 +20,9 @@ load_bits(struct kdmp_dump *dump, uint64_t table, uint64_t bits,
     enum kdmp_status status;
 
     if (bits == 0 || bits > MAX_BITMAP_BITS)
-        return kdmp_fail(err, KDMP_E_FORMAT, table,
-                         "a bitmap of %" PRIu64
-                         " frames; 1 to 2^36 are possible",
-                         bits);
+        return kdmp_fail(
+            err, KDMP_E_FORMAT, table,
+            "a bitmap of %" PRIu64 " frames; 1 to 2^36 are possible", bits);
     if (table > dump->file.size || size > dump->file.size - table)
         return kdmp_fail(err, KDMP_E_FORMAT, dump->file.size,
                          "the file ends inside the bitmap (0x%" PRIx64
@@ -45,8 +44,8 @@ load_bits(struct kdmp_dump *dump, uint64_t table, uint64_t bits,
         dump->bitmap_copy = kdmp_calloc(size, 1);
         if (dump->bitmap_copy == NULL)
             return kdmp_fail(err, KDMP_E_NOMEM, 0, "out of memory");
-        status = kdmp_file_read(&dump->file, table, dump->bitmap_copy, size,
-                                err);
+        status =
+            kdmp_file_read(&dump->file, table, dump->bitmap_copy, size, err);
         if (status != KDMP_OK)
             return status;
         bitmap = dump->bitmap_copy;

@@ -149,8 +149,8 @@ kdmp_load_ranges(struct kdmp_dump *dump, struct kdmp_error *err)
         return kdmp_fail(err, KDMP_E_NOMEM, 0, "out of memory");
     status = read_table(dump, runs, limit, &used, &total, err);
     if (status == KDMP_OK
-        && kdmp_index_runs(&dump->index, PAGE_SHIFT, runs, used, dump->file.size,
-                           &info->pages_overlapped)
+        && kdmp_index_runs(&dump->index, PAGE_SHIFT, runs, used,
+                           dump->file.size, &info->pages_overlapped)
                != KDMP_OK)
         status = kdmp_fail(err, KDMP_E_NOMEM, 0, "out of memory");
     kdmp_free(runs);

@@ -49,8 +49,7 @@ add_run(struct kdmp_run *run, uint64_t paddr, uint64_t offset, uint64_t size,
     run->count = (size - skip) / PAGE_SIZE;
     run->file_offset = offset + skip;
     if (run->pfn >= MAX_PFN || run->count > MAX_PFN - run->pfn
-        || run->count >= MAX_PAGES - *total
-        || run->file_offset < skip
+        || run->count >= MAX_PAGES - *total || run->file_offset < skip
         || run->file_offset > UINT64_MAX - (MAX_PAGES << PAGE_SHIFT))
         return kdmp_fail(err, KDMP_E_FORMAT, offset,
                          "a run at physical 0x%" PRIx64 " of 0x%" PRIx64
@@ -67,8 +66,8 @@ index_raw(struct kdmp_dump *dump, const struct kdmp_run *runs, uint64_t count,
     struct kdmp_info *info = &dump->info;
     uint64_t i, end;
 
-    if (kdmp_index_runs(&dump->index, PAGE_SHIFT, runs, count,
-                        dump->file.size, &info->pages_overlapped)
+    if (kdmp_index_runs(&dump->index, PAGE_SHIFT, runs, count, dump->file.size,
+                        &info->pages_overlapped)
         != KDMP_OK)
         return kdmp_fail(err, KDMP_E_NOMEM, 0, "out of memory");
     info->first_page = UINT64_MAX;
@@ -99,10 +98,10 @@ load_segments(struct kdmp_dump *dump, int is64, uint64_t table, uint64_t count,
                                 is64 ? 56 : 32, err);
         if (status != KDMP_OK || load_le32(p) != ELF_LOAD)
             continue;
-        status = add_run(&runs[used], load_le(p + (is64 ? 24 : 12), is64 ? 8 : 4),
-                         load_le(p + (is64 ? 8 : 4), is64 ? 8 : 4),
-                         load_le(p + (is64 ? 32 : 16), is64 ? 8 : 4), &total,
-                         err);
+        status =
+            add_run(&runs[used], load_le(p + (is64 ? 24 : 12), is64 ? 8 : 4),
+                    load_le(p + (is64 ? 8 : 4), is64 ? 8 : 4),
+                    load_le(p + (is64 ? 32 : 16), is64 ? 8 : 4), &total, err);
         if (runs[used].count != 0)
             used++;
     }
@@ -149,8 +148,8 @@ load_elf(struct kdmp_dump *dump, const uint8_t *head, uint64_t head_size,
     if (count == 0xffff) { /* PN_XNUM: the first section header knows */
         uint8_t section[64];
         uint64_t sections = load_le(eh + (is64 ? 40 : 32), is64 ? 8 : 4);
-        enum kdmp_status status = kdmp_file_read(
-            &dump->file, sections, section, is64 ? 64 : 40, err);
+        enum kdmp_status status =
+            kdmp_file_read(&dump->file, sections, section, is64 ? 64 : 40, err);
 
         if (status != KDMP_OK)
             return status;

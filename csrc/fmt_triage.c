@@ -52,15 +52,13 @@ static const struct triage_field fields[] = {
     [KDMP_TF_DRIVER_COUNT] = {"driver_count", 0x34, 0x34, 4, 4},
     [KDMP_TF_STRING_POOL_OFFSET] = {"string_pool_offset", 0x38, 0x38, 4, 4},
     [KDMP_TF_STRING_POOL_SIZE] = {"string_pool_size", 0x3c, 0x3c, 4, 4},
-    [KDMP_TF_BROKEN_DRIVER_OFFSET] = {"broken_driver_offset", 0x40, 0x40, 4,
-                                      4},
+    [KDMP_TF_BROKEN_DRIVER_OFFSET] = {"broken_driver_offset", 0x40, 0x40, 4, 4},
     [KDMP_TF_TRIAGE_OPTIONS] = {"triage_options", 0x44, 0x44, 4, 4},
     [KDMP_TF_TOP_OF_STACK] = {"top_of_stack", 0x48, 0x48, 8, 4},
     [KDMP_TF_DATA_PAGE_ADDRESS] = {"data_page_address", 0x60, 0x4c, 8, 4},
     [KDMP_TF_DATA_PAGE_OFFSET] = {"data_page_offset", 0x68, 0x50, 4, 4},
     [KDMP_TF_DATA_PAGE_SIZE] = {"data_page_size", 0x6c, 0x54, 4, 4},
-    [KDMP_TF_DEBUGGER_DATA_OFFSET] = {"debugger_data_offset", 0x70, 0x58, 4,
-                                      4},
+    [KDMP_TF_DEBUGGER_DATA_OFFSET] = {"debugger_data_offset", 0x70, 0x58, 4, 4},
     [KDMP_TF_DEBUGGER_DATA_SIZE] = {"debugger_data_size", 0x74, 0x5c, 4, 4},
     [KDMP_TF_DATA_BLOCKS_OFFSET] = {"data_blocks_offset", 0x78, 0x60, 4, 4},
     [KDMP_TF_DATA_BLOCKS_COUNT] = {"data_blocks_count", 0x7c, 0x64, 4, 4},
@@ -125,9 +123,8 @@ blocks_fit(const struct kdmp_dump *dump, uint64_t table, uint64_t count,
     for (i = 0; i < 2; i++) {
         uint8_t tail[8];
 
-        if (kdmp_file_read(&dump->file,
-                           table + which[i] * stride + stride - 8, tail,
-                           sizeof(tail), NULL)
+        if (kdmp_file_read(&dump->file, table + which[i] * stride + stride - 8,
+                           tail, sizeof(tail), NULL)
                 != KDMP_OK
             || load_le32(tail) > dump->file.size
             || load_le32(tail + 4) > dump->file.size - load_le32(tail))
@@ -162,8 +159,8 @@ add_blocks(struct kdmp_dump *dump, struct kdmp_error *err)
     if (dump->va_ranges == NULL)
         return kdmp_fail(err, KDMP_E_NOMEM, 0, "out of memory");
     for (i = 0; i < count; i++) {
-        enum kdmp_status status = kdmp_file_read(
-            &dump->file, table + i * stride, entry, stride, err);
+        enum kdmp_status status =
+            kdmp_file_read(&dump->file, table + i * stride, entry, stride, err);
 
         if (status != KDMP_OK)
             return status;
@@ -224,9 +221,8 @@ add_copies(struct kdmp_dump *dump)
     uint64_t kdbg = t[KDMP_TF_DEBUGGER_DATA_OFFSET];
     uint64_t prcb = t[KDMP_TF_PRCB_OFFSET];
     uint64_t thread = t[KDMP_TF_THREAD_OFFSET];
-    struct kdmp_space space = {.source = &dump->source,
-                               .dump = dump,
-                               .paging = KDMP_PAGING_TRIAGE};
+    struct kdmp_space space = {
+        .source = &dump->source, .dump = dump, .paging = KDMP_PAGING_TRIAGE};
     uint64_t offset, array, done;
     uint8_t pointer[8];
 

@@ -47,7 +47,8 @@ kdmp_index_bitmap(struct kdmp_index *index, const uint8_t *bitmap,
         total += popcount64(index_word(index, i));
     }
     index->pages_described = total;
-    index->pages_available = min_u64(total, units_at(first_page, file_size, PAGE_SHIFT));
+    index->pages_available =
+        min_u64(total, units_at(first_page, file_size, PAGE_SHIFT));
     return KDMP_OK;
 }
 
@@ -188,8 +189,8 @@ build_directory(struct kdmp_index *index)
 
 enum kdmp_status
 kdmp_index_runs(struct kdmp_index *index, unsigned unit_shift,
-                const struct kdmp_run *runs, uint64_t count,
-                uint64_t file_size, uint64_t *overlapped_out)
+                const struct kdmp_run *runs, uint64_t count, uint64_t file_size,
+                uint64_t *overlapped_out)
 {
     struct ordered_run *sorted;
     uint64_t *heap;
@@ -227,10 +228,8 @@ kdmp_index_runs(struct kdmp_index *index, unsigned unit_shift,
         struct kdmp_segment *segment = &index->segments[i];
 
         segment->before = index->pages_available;
-        segment->available =
-            min_u64(
-            segment->count,
-            units_at(segment->offset, file_size, unit_shift));
+        segment->available = min_u64(
+            segment->count, units_at(segment->offset, file_size, unit_shift));
         index->pages_available += segment->available;
         index->pages_described += segment->count;
     }

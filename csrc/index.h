@@ -50,7 +50,7 @@ struct kdmp_index {
     unsigned unit_shift; /* log2 of a unit's bytes: 12, or 0 for bytes */
     struct kdmp_segment *segments;
     uint64_t segment_count;
-    uint32_t *directory; /* last segment that starts at or below a bucket */
+    uint32_t *directory;     /* last segment that starts at or below a bucket */
     uint64_t directory_base; /* buckets count from the first segment on */
     uint64_t directory_size;
     unsigned directory_shift;
@@ -147,8 +147,7 @@ index_find(const struct kdmp_index *index, uint64_t pfn, uint64_t *offset_out)
             return KDMP_E_NOT_IN_DUMP;
         rank = index->super[pfn >> (6 + WORDS_PER_SUPER_SHIFT)]
                + index->rel[pfn >> 6]
-               + (word == UINT64_MAX ? pfn & 63
-                                     : popcount64(word & (bit - 1)));
+               + (word == UINT64_MAX ? pfn & 63 : popcount64(word & (bit - 1)));
         if (rank >= index->pages_available)
             return KDMP_E_TRUNCATED;
         *offset_out = index->first_page + (rank << 12);
@@ -159,8 +158,7 @@ index_find(const struct kdmp_index *index, uint64_t pfn, uint64_t *offset_out)
         return KDMP_E_NOT_IN_DUMP;
     if (pfn - segment->pfn >= segment->available)
         return KDMP_E_TRUNCATED;
-    *offset_out =
-        segment->offset + ((pfn - segment->pfn) << index->unit_shift);
+    *offset_out = segment->offset + ((pfn - segment->pfn) << index->unit_shift);
     return KDMP_OK;
 }
 

@@ -52,8 +52,8 @@ int kdmp_test_alloc_failed(void);
 struct kdmp_file {
     const uint8_t *ptr; /* mapped or given bytes; NULL: read them */
     uint64_t size;
-    int mapped; /* ptr is ours to unmap */
-    int fd;     /* ours to close; -1 */
+    int mapped;                /* ptr is ours to unmap */
+    int fd;                    /* ours to close; -1 */
     struct kdmp_stream stream; /* read_at != NULL: read through it */
 };
 
@@ -79,7 +79,7 @@ struct kdmp_dump {
     struct kdmp_va_range *va_ranges; /* triage dumps: all, as found */
     uint64_t va_range_count;
     struct kdmp_index va_index; /* ... and in units of bytes, merged */
-    uint8_t *bitmap_copy; /* the bitmap, when the file is not mapped */
+    uint8_t *bitmap_copy;       /* the bitmap, when the file is not mapped */
 };
 
 /* The locate() of a dump's page source; the walk calls it without the

@@ -42,9 +42,9 @@ enum kdmp_status {
     KDMP_E_NOT_IN_DUMP = 8, /* the frame exists but was not captured */
     KDMP_E_TRUNCATED = 9,   /* captured, but beyond the end of the file */
     KDMP_E_NON_CANONICAL = 10,
-    KDMP_E_BAD_ENTRY = 11,  /* a present entry with reserved bits set */
+    KDMP_E_BAD_ENTRY = 11,   /* a present entry with reserved bits set */
     KDMP_E_ADDRESS_END = 12, /* the range runs past the last address */
-    KDMP_E_LIMIT = 13,      /* a string without its end within the limit */
+    KDMP_E_LIMIT = 13,       /* a string without its end within the limit */
     KDMP_STATUS_COUNT = 14
 };
 
@@ -58,13 +58,13 @@ struct kdmp_error {
 
 /* How the bytes of a frame are found in the file. */
 enum kdmp_layout {
-    KDMP_LAYOUT_NONE = 0,   /* header only */
-    KDMP_LAYOUT_RUNS = 1,   /* DumpType 1: physical memory descriptor */
+    KDMP_LAYOUT_NONE = 0,    /* header only */
+    KDMP_LAYOUT_RUNS = 1,    /* DumpType 1: physical memory descriptor */
     KDMP_LAYOUT_SUMMARY = 2, /* DumpType 2 of Windows 7 and older: old bitmap */
-    KDMP_LAYOUT_BITMAP = 3, /* DumpType 5, 6, 7 */
-    KDMP_LAYOUT_RANGES = 4, /* DumpType 8, 9, 0xA: RDMP */
-    KDMP_LAYOUT_TRIAGE = 5, /* DumpType 4: virtual ranges, no frames */
-    KDMP_LAYOUT_RAW = 6,    /* a memory image; file position from given runs */
+    KDMP_LAYOUT_BITMAP = 3,  /* DumpType 5, 6, 7 */
+    KDMP_LAYOUT_RANGES = 4,  /* DumpType 8, 9, 0xA: RDMP */
+    KDMP_LAYOUT_TRIAGE = 5,  /* DumpType 4: virtual ranges, no frames */
+    KDMP_LAYOUT_RAW = 6,     /* a memory image; file position from given runs */
     KDMP_LAYOUT_COUNT = 7
 };
 
@@ -75,8 +75,8 @@ enum kdmp_paging {
     KDMP_PAGING_LA57 = 2,     /* 5 levels */
     KDMP_PAGING_X86 = 3,      /* 2 levels, 4-byte entries */
     KDMP_PAGING_PAE = 4,
-    KDMP_PAGING_ARM64 = 5,    /* 4 KiB granule, 48 bits */
-    KDMP_PAGING_TRIAGE = 6,   /* virtual ranges of a triage dump; no walk */
+    KDMP_PAGING_ARM64 = 5,  /* 4 KiB granule, 48 bits */
+    KDMP_PAGING_TRIAGE = 6, /* virtual ranges of a triage dump; no walk */
     KDMP_PAGING_COUNT = 7
 };
 
@@ -135,8 +135,8 @@ struct kdmp_info {
     char comment[129];
     uint8_t has_version_user;
     uint8_t has_comment;
-    uint8_t pointer_size;  /* 4 or 8 */
-    uint8_t machine;       /* enum kdmp_machine */
+    uint8_t pointer_size; /* 4 or 8 */
+    uint8_t machine;      /* enum kdmp_machine */
     enum kdmp_layout layout;
     uint32_t header_size;    /* 0x1000, 0x2000; 0 for raw images */
     uint32_t context_offset; /* file offset of ContextRecord */
@@ -144,14 +144,14 @@ struct kdmp_info {
     uint32_t exception_offset;
     uint32_t exception_size;
     uint64_t file_size;
-    uint64_t first_page;      /* file offset of the first stored page */
-    uint64_t pages_described; /* frames that the layout describes */
-    uint64_t pages_available; /* ... whose bytes are in the file */
-    uint64_t pages_claimed;   /* what the layout's own counter says */
+    uint64_t first_page;       /* file offset of the first stored page */
+    uint64_t pages_described;  /* frames that the layout describes */
+    uint64_t pages_available;  /* ... whose bytes are in the file */
+    uint64_t pages_claimed;    /* what the layout's own counter says */
     uint64_t pages_overlapped; /* described more than once; first wins */
-    uint64_t pfn_end;         /* highest described frame + 1 */
-    uint64_t bitmap_bits;     /* 0 unless the layout has a bitmap */
-    uint64_t data_end;        /* file offset after the last described page */
+    uint64_t pfn_end;          /* highest described frame + 1 */
+    uint64_t bitmap_bits;      /* 0 unless the layout has a bitmap */
+    uint64_t data_end;         /* file offset after the last described page */
 };
 
 enum kdmp_machine {
@@ -225,17 +225,17 @@ enum kdmp_pte_state {
     KDMP_PTE_VALID = 1,      /* hardware-valid leaf */
     KDMP_PTE_TRANSITION = 2, /* invalid for the CPU, page still in its frame */
     KDMP_PTE_PROTOTYPE = 3,
-    KDMP_PTE_ZERO = 4,       /* all bits 0 */
+    KDMP_PTE_ZERO = 4, /* all bits 0 */
     KDMP_PTE_DEMAND_ZERO = 5,
     KDMP_PTE_PAGEFILE = 6,
-    KDMP_PTE_TABLE = 7,      /* points to a table that could not be read */
-    KDMP_PTE_BAD = 8,        /* present, reserved bits set */
+    KDMP_PTE_TABLE = 7, /* points to a table that could not be read */
+    KDMP_PTE_BAD = 8,   /* present, reserved bits set */
     KDMP_PTE_STATE_COUNT = 9
 };
 
 enum kdmp_translation_flags {
-    KDMP_T_WRITABLE = 1,       /* every level allows it; at the leaf Windows'
-                                  software Write bit counts too */
+    KDMP_T_WRITABLE = 1, /* every level allows it; at the leaf Windows'
+                            software Write bit counts too */
     KDMP_T_EXECUTABLE = 2,
     KDMP_T_USER = 4,
     KDMP_T_GLOBAL = 8,
@@ -442,8 +442,8 @@ const uint8_t *kdmp_file_bytes(const struct kdmp_dump *dump,
 
 /* Copy bytes of the file as they are.  KDMP_E_FORMAT beyond the end. */
 enum kdmp_status kdmp_read_file(const struct kdmp_dump *dump,
-                                uint64_t file_offset, void *buffer,
-                                size_t size, struct kdmp_error *err);
+                                uint64_t file_offset, void *buffer, size_t size,
+                                struct kdmp_error *err);
 
 /* The dump as a page source.  Lives as long as the handle. */
 const struct kdmp_source *kdmp_get_source(const struct kdmp_dump *dump);
@@ -491,8 +491,7 @@ int kdmp_nearest_va(const struct kdmp_dump *dump, uint64_t vaddr,
  * PsActiveProcessHead).  'root' is usually the header's
  * DirectoryTableBase.  KDMP_E_UNSUPPORTED for machines without a walk here.
  */
-enum kdmp_status kdmp_choose_paging(const struct kdmp_dump *dump,
-                                    uint64_t root,
+enum kdmp_status kdmp_choose_paging(const struct kdmp_dump *dump, uint64_t root,
                                     enum kdmp_paging *paging_out,
                                     enum kdmp_paging_source *source_out);
 
@@ -529,9 +528,8 @@ enum kdmp_status kdmp_read(const struct kdmp_space *space, uint64_t address,
  * as they are at a hole.
  */
 enum kdmp_status kdmp_read_string(const struct kdmp_space *space,
-                                  uint64_t address, unsigned unit,
-                                  void *buffer, uint64_t limit,
-                                  uint64_t *done_out,
+                                  uint64_t address, unsigned unit, void *buffer,
+                                  uint64_t limit, uint64_t *done_out,
                                   struct kdmp_fault *fault);
 
 /* </cdef> */

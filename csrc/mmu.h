@@ -53,8 +53,8 @@ struct mmu {
     void (*soft)(uint64_t value, int level, struct mmu_soft *out);
 };
 
-#define RIGHTS                                                                \
-    (KDMP_T_WRITABLE | KDMP_T_EXECUTABLE | KDMP_T_USER                        \
+#define RIGHTS                                                                 \
+    (KDMP_T_WRITABLE | KDMP_T_EXECUTABLE | KDMP_T_USER                         \
      | KDMP_T_HARDWARE_WRITABLE | KDMP_T_KERNEL_EXECUTABLE)
 
 /* Rights and flags of a Windows software protection (0-31); the table of

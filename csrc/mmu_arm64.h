@@ -51,13 +51,12 @@ arm64_decode(uint64_t value, int level, uint64_t vaddr, struct mmu_step *out)
     }
     if (is_table) {
         out->kind = MMU_TABLE;
-        out->allow =
-            (value & ARM64_READ_ONLY_TABLE
-                 ? 0u
-                 : KDMP_T_WRITABLE | KDMP_T_HARDWARE_WRITABLE)
-            | (value & ARM64_NO_EL0_TABLE ? 0u : KDMP_T_USER)
-            | arm64_execute((value & ARM64_PXN_TABLE) != 0,
-                            (value & ARM64_UXN_TABLE) != 0, vaddr);
+        out->allow = (value & ARM64_READ_ONLY_TABLE
+                          ? 0u
+                          : KDMP_T_WRITABLE | KDMP_T_HARDWARE_WRITABLE)
+                     | (value & ARM64_NO_EL0_TABLE ? 0u : KDMP_T_USER)
+                     | arm64_execute((value & ARM64_PXN_TABLE) != 0,
+                                     (value & ARM64_UXN_TABLE) != 0, vaddr);
         return;
     }
     /* 01 is a block at the two middle levels and reserved elsewhere. */

@@ -68,8 +68,7 @@ x64_decode_leaf(uint64_t value, int level, struct mmu_step *out)
     uint64_t pat = level == 1 ? X64_PAT : X64_LARGE_PAT;
 
     out->kind = MMU_LEAF;
-    out->base = value & X64_ADDRESS
-                & ~((UINT64_C(1) << x64_shift(level)) - 1);
+    out->base = value & X64_ADDRESS & ~((UINT64_C(1) << x64_shift(level)) - 1);
     /* Windows maps a writable page that is still clean without R/W; its own
      * Write bit tells. */
     if (value & X64_WRITE)
@@ -95,9 +94,7 @@ x64_decode_levels(uint64_t value, int level, int top, uint64_t vaddr,
     out->allow =
         (value & X64_RW ? KDMP_T_WRITABLE | KDMP_T_HARDWARE_WRITABLE : 0u)
         | (value & X64_US ? KDMP_T_USER : 0u)
-        | (value & X64_NX
-               ? 0u
-               : KDMP_T_EXECUTABLE | KDMP_T_KERNEL_EXECUTABLE);
+        | (value & X64_NX ? 0u : KDMP_T_EXECUTABLE | KDMP_T_KERNEL_EXECUTABLE);
     if (level == 1 || (value & X64_PS && level <= 3)) {
         x64_decode_leaf(value, level, out);
         return;

@@ -8,10 +8,7 @@
 
 /* KDDEBUGGER_DATA64: OwnerTag at +0x10, and at +0x36 a u16: bit 0 PaeEnabled,
  * bits 2-5 PagingLevels (0: not recorded). */
-enum {
-    KDBG_TAG = 0x4742444B,
-    KDBG_PREFIX = 0x38
-};
+enum { KDBG_TAG = 0x4742444B, KDBG_PREFIX = 0x38 };
 
 struct trial {
     enum kdmp_paging paging;
@@ -48,14 +45,11 @@ confirms(enum kdmp_paging paging, unsigned flags)
 }
 
 static struct trial
-try_paging(const struct kdmp_dump *dump, uint64_t root,
-           enum kdmp_paging paging)
+try_paging(const struct kdmp_dump *dump, uint64_t root, enum kdmp_paging paging)
 {
     const struct kdmp_info *info = &dump->info;
-    struct kdmp_space space = {.source = &dump->source,
-                               .dump = dump,
-                               .root = root,
-                               .paging = paging};
+    struct kdmp_space space = {
+        .source = &dump->source, .dump = dump, .root = root, .paging = paging};
     struct trial trial = {paging, 0, 0};
     uint8_t kdbg[KDBG_PREFIX];
     uint64_t done;

@@ -45,9 +45,9 @@ missing_after(const struct kdmp_translation *walk)
     case KDMP_E_TRUNCATED:
         if (walk->state == KDMP_PTE_TRANSITION)
             return rest_of_block(walk->vaddr, PAGE_SHIFT);
-        return min_u64(rest_of_block(walk->vaddr,
-                                     kdmp_table_shift(paging, walk->level)),
-                       kdmp_canonical_rest(paging, walk->vaddr));
+        return min_u64(
+            rest_of_block(walk->vaddr, kdmp_table_shift(paging, walk->level)),
+            kdmp_canonical_rest(paging, walk->vaddr));
     default:
         if (walk->page_size == 0)
             return UINT64_MAX;
@@ -57,9 +57,8 @@ missing_after(const struct kdmp_translation *walk)
 
 /* Copy physical bytes; on failure *hole_out is how many are missing. */
 static enum kdmp_status
-copy_physical(const struct kdmp_source *source, uint64_t paddr,
-              uint8_t *buffer, uint64_t size, uint64_t *done_out,
-              uint64_t *hole_out)
+copy_physical(const struct kdmp_source *source, uint64_t paddr, uint8_t *buffer,
+              uint64_t size, uint64_t *done_out, uint64_t *hole_out)
 {
     uint64_t done = 0;
     enum kdmp_status status = KDMP_OK;
@@ -88,13 +87,12 @@ copy_physical(const struct kdmp_source *source, uint64_t paddr,
 }
 
 static enum kdmp_status
-read_physical(const struct kdmp_space *space, uint64_t address,
-              uint8_t *buffer, uint64_t size, uint64_t *done_out,
-              struct kdmp_fault *fault)
+read_physical(const struct kdmp_space *space, uint64_t address, uint8_t *buffer,
+              uint64_t size, uint64_t *done_out, struct kdmp_fault *fault)
 {
     uint64_t hole;
-    enum kdmp_status status = copy_physical(space->source, address, buffer,
-                                            size, done_out, &hole);
+    enum kdmp_status status =
+        copy_physical(space->source, address, buffer, size, done_out, &hole);
 
     if (status != KDMP_OK)
         return stop(fault, status, address + *done_out, address + *done_out,
@@ -159,8 +157,7 @@ read_ranges(const struct kdmp_space *space, uint64_t address, uint8_t *buffer,
 
     while (*done_out < size) {
         uint64_t vaddr = address + *done_out, offset = 0, length;
-        enum kdmp_status status =
-            index_find(&dump->va_index, vaddr, &offset);
+        enum kdmp_status status = index_find(&dump->va_index, vaddr, &offset);
 
         length = kdmp_index_extent(&dump->va_index, vaddr, size - *done_out);
         if (status == KDMP_OK)

@@ -18,8 +18,8 @@
 
 /* An entry that is not in mapped memory, or not of a dump. */
 static KDMP_COLD enum kdmp_status
-load_entry_slow(const struct kdmp_source *source, uint64_t paddr,
-                unsigned size, uint64_t *value_out)
+load_entry_slow(const struct kdmp_source *source, uint64_t paddr, unsigned size,
+                uint64_t *value_out)
 {
     struct kdmp_extent extent;
     uint8_t bytes[8];
@@ -51,9 +51,8 @@ load_entry(const struct kdmp_source *source, uint64_t paddr, unsigned size,
         if (dump->file.ptr != NULL) {
             status = index_find(&dump->index, paddr >> PAGE_SHIFT, &offset);
             if (status == KDMP_OK)
-                *value_out = load_le(dump->file.ptr + offset
-                                         + (paddr & (PAGE_SIZE - 1)),
-                                     size);
+                *value_out = load_le(
+                    dump->file.ptr + offset + (paddr & (PAGE_SIZE - 1)), size);
             return status;
         }
     }
@@ -126,8 +125,8 @@ static void
 decode_soft(const struct mmu *mmu, const struct kdmp_space *space,
             uint64_t value, int level, struct mmu_soft *soft)
 {
-    uint64_t mask = space->mask_known ? space->invalid_pte_mask
-                                      : USUAL_INVALID_PTE_MASK;
+    uint64_t mask =
+        space->mask_known ? space->invalid_pte_mask : USUAL_INVALID_PTE_MASK;
 
     mmu->soft(value, level, soft);
     if (soft->state == KDMP_PTE_PAGEFILE && soft->swizzled)

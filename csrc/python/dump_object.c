@@ -427,8 +427,7 @@ dump_find_root(PyObject *op, PyObject *const *args, Py_ssize_t nargs,
     if (dump_pin(self) < 0)
         return NULL;
     ts = work_begin(self, UINT64_MAX);
-    status =
-        kdmp_find_root(self->handle, (enum kdmp_paging)paging, &root);
+    status = kdmp_find_root(self->handle, (enum kdmp_paging)paging, &root);
     work_end(ts);
     dump_unpin(self);
     if (PyErr_Occurred())

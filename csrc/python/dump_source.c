@@ -221,14 +221,14 @@ is_path(PyObject *source)
 static int
 convert_run(PyObject *item, struct kdmp_run *out)
 {
-    PyObject *fast = PySequence_Fast(item, "a run is (pfn, count, file_offset)");
+    PyObject *fast =
+        PySequence_Fast(item, "a run is (pfn, count, file_offset)");
     int rc = -1;
 
     if (fast == NULL)
         return -1;
     if (PySequence_Fast_GET_SIZE(fast) != 3) {
-        PyErr_SetString(PyExc_ValueError,
-                        "a run is (pfn, count, file_offset)");
+        PyErr_SetString(PyExc_ValueError, "a run is (pfn, count, file_offset)");
     } else if (as_u64(PySequence_Fast_GET_ITEM(fast, 0), "pfn", &out->pfn) == 0
                && as_u64(PySequence_Fast_GET_ITEM(fast, 1), "count",
                          &out->count)

@@ -372,8 +372,7 @@ no_page_message(const struct kdmp_space *space, const struct kdmp_fault *fault)
     const struct kdmp_entry *last;
 
     if (walk->depth == 0) {
-        return format_text(
-            "no page at 0x%llx", (ull)fault->address);
+        return format_text("no page at 0x%llx", (ull)fault->address);
     }
     last = &walk->entries[walk->depth - 1];
     return format_text(

@@ -65,7 +65,8 @@ add_types(PyObject *module, struct module_state *state)
         {T_RUN_ITERATOR, &run_iterator_spec, 0},
         {T_FRAME, &frame_spec, 0},
     };
-    static const enum type_index records[] = {T_ENTRY, T_GAP, T_RUN, T_VA_RANGE};
+    static const enum type_index records[] = {T_ENTRY, T_GAP, T_RUN,
+                                              T_VA_RANGE};
 
     for (size_t i = 0; i < sizeof(types) / sizeof(types[0]); i++) {
         PyObject *type = PyType_FromModuleAndSpec(module, types[i].spec, NULL);
