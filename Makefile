@@ -18,6 +18,7 @@ SOURCES := setup.py $(wildcard csrc/*.[ch] csrc/*.inc csrc/python/*.[ch])
 MINUTES ?= 5
 PYTEST_ARGS ?=
 CHECKS ?=
+BENCH_ARGS ?=
 
 .PHONY: help venv build demo test check bench fuzz format clean
 .DELETE_ON_ERROR:
@@ -54,7 +55,7 @@ check: $(BUILT) ## Sanitizers, C tests, fuzzing, symbols, lint, types; CHECKS='a
 	@tools/check.sh $(CHECKS)
 
 bench: $(BUILT) $(BENCH) ## Speed and memory beside other readers
-	@$(BIN)/python benchmarks/bench.py
+	@$(BIN)/python -m benchmarks $(BENCH_ARGS)
 
 $(BENCH): $(READY)
 	@$(PIP) install --group bench

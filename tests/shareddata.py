@@ -42,7 +42,7 @@ def _unpacked(packed):
 
 
 def unpack(*parts):
-    """Path of the decompressed copy of an .xz file below shared/data; decompressed once a session."""
+    """Path of the decompressed copy of an .xz file below shared/data; decompressed once a test run."""
     return _unpacked(require(*parts))
 
 

@@ -54,6 +54,12 @@ def outcome():
         call()
     except MemoryError:
         return "no memory"
+    except SystemError as exc:
+        # CPython 3.11 says this where it has no room for the lambda's own frame. An extension
+        # that forgets its exception reads "... returned NULL without setting an exception".
+        if str(exc) == "error return without exception set":
+            return "no memory"
+        raise
     except kdmp.KdmpError as exc:
         return type(exc).__name__
     return "done"

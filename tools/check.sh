@@ -64,7 +64,10 @@ check_types() {
 # The stub says what the compiled module has.
 check_stubs() {
     "$BIN/python" -m pytest -q -W error tests/test_stub.py
-    "$BIN/python" -m mypy.stubtest kdmp._kdmp --ignore-disjoint-bases
+    # Records are struct sequences; the stub describes them as tuples.
+    echo 'kdmp\._kdmp\.\w+\.(__match_args__|n_\w*fields|__replace__)' > "$BUILD/stubs.allow"
+    "$BIN/python" -m mypy.stubtest kdmp._kdmp --ignore-disjoint-bases \
+        --allowlist "$BUILD/stubs.allow" --ignore-unused-allowlist
 }
 
 # build_c NAME DIRECTORY FLAGS...: compile tests/c/test_NAME.c with the core.
@@ -113,7 +116,6 @@ check_valgrind() {
 check_nomemory() {
     build_c oom "$BUILD/ctests" "${SANITIZE[@]}"
     "$BUILD/ctests/test_oom"
-    [ -e tests/test_nomemory.py ] || { skip "there is no tests/test_nomemory.py" || return; }
     "$BIN/python" -m pytest -q -W error tests/test_nomemory.py
 }
 
