@@ -186,7 +186,8 @@ struct kdmp_extent {
  *
  * locate(): find the bytes at 'paddr'.  On KDMP_OK 'out' describes at least
  *   one and at most 'want' (> 0) bytes.  Otherwise KDMP_E_NOT_IN_DUMP or
- *   KDMP_E_TRUNCATED.
+ *   KDMP_E_TRUNCATED, and out->length is how many bytes from 'paddr' are
+ *   missing for that cause: also at least one and at most 'want'.
  * read_file(): copy 'size' bytes at a file_offset that locate() gave with a
  *   NULL 'ptr'.  May be NULL if locate() always gives pointers.
  * next_run(): the first run of captured frames that ends above 'pfn', cut so
