@@ -54,7 +54,8 @@ KNOWN_TAGS: dict[UUID, str] = {
 
 @dataclass(frozen=True, slots=True)
 class Blob:
-    """One blob: `tag`, `offset` of its data in the file, `size` in bytes, `truncated` if the file ends there."""
+    """One blob: its `tag`, the file `offset` of its data, its `size` in bytes, `truncated` if the file
+    ends before it does."""
 
     tag: UUID
     offset: int

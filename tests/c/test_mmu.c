@@ -119,7 +119,8 @@ static const struct expected cases[] = {
     {0x6000, KDMP_E_NOT_PRESENT, KDMP_PTE_DEMAND_ZERO, 0, KB4, 1, 4},
     {0x7000, KDMP_E_NOT_PRESENT, KDMP_PTE_PAGEFILE, 0, KB4, 1, 4},
     {0x8000, KDMP_OK, KDMP_PTE_VALID, UINT64_C(0xF000000000000), KB4, 1, 4},
-    {0x9000, KDMP_E_NOT_IN_DUMP, KDMP_PTE_TRANSITION, 0xBBB000, KB4, 1, 4},
+    /* SwizzleBit set: the frame is its own, whether or not it was captured. */
+    {0x9000, KDMP_OK, KDMP_PTE_TRANSITION, 0xBBB000, KB4, 1, 4},
     {MB2 + 0x34567, KDMP_OK, KDMP_PTE_VALID, 0xE34567, MB2, 2, 3},
     {2 * MB2 + 5, KDMP_OK, KDMP_PTE_VALID, 0xE00005, MB2, 2, 3},
     {3 * MB2, KDMP_E_NOT_PRESENT, KDMP_PTE_DEMAND_ZERO, 0, MB2, 2, 3},
