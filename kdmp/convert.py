@@ -8,9 +8,10 @@ import io
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
-from kdmp._kdmp import UnreadableError, UnsupportedDumpError
+from kdmp._headers import LAYOUT64, layout_for
+from kdmp._kdmp import KdmpError, UnreadableError, UnsupportedDumpError
 from kdmp.records import DumpKind
 from kdmp.writer import DumpWriter
 
@@ -21,7 +22,6 @@ __all__ = ["KINDS", "RAW", "ConversionReport", "LeftOut", "convert"]
 
 _PAGE = 0x1000
 _CHUNK_PAGES = 256  # 1 MiB at a time
-_MAX_FULL_RUNS = 43  # what the header of a type 1 dump has room for
 
 RAW = "raw"
 """The `kind` of a plain image: the byte at offset n is the byte at physical address n."""
@@ -80,13 +80,17 @@ def convert(
     current position on. `progress(done, total)` is called with page counts as the work goes on; an
     exception that it raises ends the conversion.
 
+    A 32-bit dump stays one: kinds 1, 5, 6 and raw. Of a memory image or an ELF core (`kdmp.open_raw`) the
+    header gets what is known: the machine, the page-table root (given, or found by trial), on x86
+    whether it is PAE.
+
     Pages that a truncated dump has lost are left out, and so is frame 0 in kinds 8, 9 and 0xA,
     which cannot hold it; the report says so. The pages are copied as they are, whatever the new
     kind's name promises: a kernel dump does not become complete.
 
-    UnsupportedDumpError when the pages do not fit the kind (more than 43 runs in kind 1, no pages
-    in a triage dump, a 32-bit header ...), with a kind that would do; ValueError for an unknown
-    `kind`; OSError from the target.
+    UnsupportedDumpError when the pages do not fit the kind (more than 43 runs in kind 1, 86 in a 32-bit
+    dump, no pages in a triage dump, ranges of a 32-bit dump ...), with a kind that would do; ValueError
+    for an unknown `kind`; OSError from the target.
     """
     wanted = _kind(kind)
     if dump.layout == "triage":
@@ -134,10 +138,12 @@ def _choose_runs(dump: "Dump", kind: DumpKind | str) -> tuple[list[tuple[int, in
             del runs[0]
     if not runs:
         raise UnsupportedDumpError("no page of this dump can be written: there is nothing to convert")
-    if kind == DumpKind.FULL and len(runs) > _MAX_FULL_RUNS:
+    layout = layout_for(dump.header)
+    if kind == DumpKind.FULL and len(runs) > layout.max_runs:
+        ranges = " or to ranges (kind 0xA)" if layout is LAYOUT64 else ""
         raise UnsupportedDumpError(
-            f"a full dump (kind 1) has room for {_MAX_FULL_RUNS} runs of pages, "
-            f"this dump has {len(runs)}: convert to a bitmap (kind 5) or to ranges (kind 0xA)"
+            f"a full dump (kind 1) has room for {layout.max_runs} runs of pages, "
+            f"this dump has {len(runs)}: convert to a bitmap (kind 5){ranges}"
         )
     return runs, tuple(left_out)
 
@@ -179,7 +185,7 @@ def _write(
             file,
             kind,
             runs,
-            header=dump.header,
+            header=_header(dump),
             context=dump.context_bytes(),
             exception=dump.exception_bytes(),
         )
@@ -189,6 +195,17 @@ def _write(
         for pfn, data in _chunks(dump, runs, total, progress):
             writer.write(pfn, data)
     return ConversionReport(kind, total, writer.size, left_out)
+
+
+def _header(dump: "Dump") -> dict[str, Any]:
+    """The header facts to store: those of the source; of a memory image what can be found out."""
+    header = dump.header
+    if dump.layout == "raw":
+        with contextlib.suppress(KdmpError):  # no root is found: the field stays absent
+            header["directory_table_base"] = dump.reader().dtb
+            if dump.arch == "x86":
+                header["pae_enabled"] = int(dump.paging == "pae")
+    return header
 
 
 def _write_all(file: BinaryIO | io.FileIO, data: memoryview) -> None:

@@ -107,3 +107,15 @@ def test_bytes(text, value):
 def test_what_is_no_byte(text):
     with pytest.raises(argparse.ArgumentTypeError):
         values.byte(text)
+
+
+def test_pieces():
+    assert values.piece("100:2:4") == (0x100, 2, 4)
+    assert values.piece("0x7:0x10:fff`0000") == (7, 16, 0xFFF0000)
+    assert values.piece("0n16:1K:0n16") == (16, 1024, 16)
+
+
+@pytest.mark.parametrize("text", ["", "1", "1:2", "1:2:3:4", "1:0:0", "x:1:0", "1:x:0", "1:1:x", "-1:1:0"])
+def test_what_is_no_piece(text):
+    with pytest.raises(argparse.ArgumentTypeError):
+        values.piece(text)

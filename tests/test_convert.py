@@ -8,22 +8,22 @@ import os
 import struct
 
 import pytest
+from clidumps import core_of, elf_core, triage32_dump, triage_dump, x86_dump
 from dumpbuilder import (
     ALL_KINDS,
     HEADER_ONLY,
     PAGE,
-    TRIAGE,
     WRITER_KINDS,
     bitmap_dump,
     build,
     header_page,
-    patched,
     ranges_dump,
     runs_dump,
     stamp,
 )
 
 import kdmp
+from kdmp import sample
 from kdmp.convert import KINDS, RAW, ConversionReport, LeftOut, convert
 
 # Frames with holes between them, one run of more than a chunk (256 pages), one far away.
@@ -293,10 +293,118 @@ def test_encrypted_pages_are_not_converted():
         converted(bytes(image), 1)
 
 
-def test_a_triage_dump_says_that_it_has_no_pages():
-    image = patched(header_page(TRIAGE) + bytes(0x1000))
-    with pytest.raises(kdmp.KdmpError):
-        converted(image, 5)
+@pytest.mark.parametrize("into", [*WRITER_KINDS, RAW])
+def test_a_triage_dump_says_that_it_has_no_pages(into):
+    for image in (triage_dump(), triage32_dump()):
+        with pytest.raises(kdmp.UnsupportedDumpError, match="virtual ranges, not physical pages"):
+            converted(image, into)
+
+
+# ---- 32-bit dumps ----
+
+
+@pytest.mark.parametrize("pae", [False, True])
+@pytest.mark.parametrize("into", [1, 5, 6])
+@pytest.mark.parametrize("kind", [1, 5, 6])
+def test_32_bit_dumps_go_there_and_back_again(kind, into, pae):
+    facts = {name: value & 0xFFFFFFFF for name, value in FACTS.items() if isinstance(value, int)}
+    facts |= {"directory_table_base": 0x1000, "pae_enabled": int(pae), "kd_secondary_version": 1}
+    image = x86_dump(kind, pae=pae, **facts)
+    report, result = converted(image, into)
+    assert result[:8] == b"PAGEDUMP"
+    assert report.size == len(result)
+    with kdmp.open(image) as before, kdmp.open(result) as after:
+        assert (after.kind, after.arch, after.pointer_size) == (into, "x86", 4)
+        assert contents(after) == contents(before)
+        assert carried(after) == carried(before)
+        assert after.context == before.context is not None
+        assert after.paging == before.paging == ("pae" if pae else "x86")
+        assert after.reader().read(0x80001000, 10) == b"thirty-two"
+    assert converted(result, kind)[1] == image
+
+
+def test_raw_of_a_32_bit_dump():
+    _, result = converted(x86_dump(), RAW)
+    assert result[0x5000:0x500A] == b"thirty-two"
+    with kdmp.open_raw(result, arch="x86", dtb=0x1000) as dump:
+        assert dump.reader().read(0x80001000, 10) == b"thirty-two"
+
+
+@pytest.mark.parametrize("kind", [8, 9, 0xA])
+def test_32_bit_dumps_have_no_ranges(kind):
+    with pytest.raises(kdmp.UnsupportedDumpError, match="choose 1, 5 or 6"):
+        converted(x86_dump(), kind)
+
+
+def test_a_32_bit_full_dump_has_room_for_86_runs():
+    frames = {2 * k + 1: stamp(k) for k in range(86)}
+    report, result = converted(x86_dump(5, frames=frames), 1)
+    assert report.pages == 86
+    with kdmp.open(result) as dump:
+        assert contents(dump) == frames
+    with pytest.raises(kdmp.UnsupportedDumpError, match=r"86 runs.*87.*kind 5\)$"):
+        converted(x86_dump(5, frames=frames | {0x1000: stamp(0)}), 1)
+
+
+# ---- memory images and ELF cores ----
+
+
+def from_image(image, kind, runs=None, **arguments):
+    """The bytes of the dump that a memory image becomes."""
+    out = io.BytesIO()
+    with kdmp.open_raw(image, runs, **arguments) as dump:
+        report = convert(dump, out, kind)
+    assert report.left_out == ()
+    return out.getvalue()
+
+
+@pytest.mark.parametrize("kind", WRITER_KINDS)
+def test_an_elf_core_becomes_a_dump(kind):
+    image = elf_core([(1, stamp(1) + stamp(2)), (0x100000, stamp(3))])
+    result = from_image(image, kind, dtb=0x1000)
+    with kdmp.open(result) as dump:
+        assert contents(dump) == {1: stamp(1), 2: stamp(2), 0x100000: stamp(3)}
+        assert (dump.kind, dump.machine, dump.dtb) == (kind, 0x8664, 0x1000)
+        assert (dump.build, dump.bugcheck, dump.context, dump.exception) == (None, None, None, None)
+
+
+def test_without_a_root_the_field_stays_absent():
+    with kdmp.open(from_image(stamp(0) + stamp(1), 5)) as dump:
+        assert dump.dtb is None
+        assert contents(dump) == {0: stamp(0), 1: stamp(1)}
+
+
+def test_the_root_of_an_image_is_found_by_trial(tmp_path):
+    truth = sample.build(tmp_path / "sample.dmp")
+    with kdmp.open(tmp_path / "sample.dmp") as before, kdmp.open(from_image(core_of(before), 5)) as after:
+        assert after.dtb == truth.system_dtb
+        assert contents(after) == contents(before)
+        space = before.reader(dtb=truth.system_dtb)
+        va = truth.ps_loaded_module_list
+        assert after.reader().read_exact(va, 16) == space.read_exact(va, 16)
+
+
+def test_an_x86_image_keeps_what_kind_of_tables_it_has():
+    image = converted(x86_dump(), RAW)[1]
+    for paging, enabled in (("pae", 1), ("x86", 0)):
+        result = from_image(image, 1, arch="x86", dtb=0x1000, paging=paging)
+        assert result[:8] == b"PAGEDUMP"
+        with kdmp.open(result) as dump:
+            assert (dump.machine, dump.header["pae_enabled"]) == (0x14C, enabled)
+
+
+def test_an_arm64_image_stays_one():
+    with kdmp.open(from_image(stamp(0) + stamp(1), 1, arch="arm64")) as dump:
+        assert (dump.arch, dump.machine) == ("arm64", 0xAA64)
+
+
+def test_a_dump_to_an_image_and_back():
+    pages = {1: stamp(1), 2: stamp(2), 9: stamp(9)}
+    flat = converted(build(1, pages), RAW)[1]
+    result = from_image(flat, 5, runs=[(1, 2, PAGE), (9, 1, 9 * PAGE)])
+    with kdmp.open(result) as dump:
+        assert contents(dump) == pages
+    assert from_image(flat, RAW) == flat
 
 
 def test_the_report_is_a_value():

@@ -9,7 +9,7 @@ import errno
 import os
 from typing import TYPE_CHECKING
 
-from kdmp.cli.options import UsageError, add_file, open_dump
+from kdmp.cli.options import UsageError, add_dtb, add_file, open_dump
 from kdmp.cli.output import Output, bytes_text, plural
 
 if TYPE_CHECKING:
@@ -23,8 +23,9 @@ KINDS = {"full": 1, "bitmap": 5, "kernel": 6, "rdmp8": 8, "rdmp9": 9, "rdmpA": 1
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    """FILE OUT --to KIND, --force, --json."""
+    """FILE OUT --to KIND, --force, --dtb, --json."""
     add_file(parser)
+    add_dtb(parser)
     parser.add_argument("out", metavar="OUT", help="the file to write; it appears when it is complete")
     parser.add_argument(
         "--to",
@@ -63,7 +64,9 @@ def run(args: argparse.Namespace, out: Output) -> int:
             raise UsageError(f"{args.out}: is the dump itself")
         if not args.force:
             raise FileExistsError(errno.EEXIST, "exists already (--force replaces it)", args.out)
-    with open_dump(args) as dump, out.progress("converting") as progress:
+    if args.dtb is not None and not args.raw:
+        raise UsageError("--dtb goes with --raw: the root in a dump's header is kept as it is")
+    with open_dump(args, out, dtb=args.dtb) as dump, out.progress("converting") as progress:
         report = convert(dump, args.out, args.to, progress)
     for left in report.left_out:
         out.note(f"{args.out}: left out {plural(left.pages, 'page')}: {left.reason}")

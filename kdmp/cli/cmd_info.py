@@ -8,23 +8,34 @@ from collections.abc import Iterator
 from datetime import datetime, timedelta
 
 from kdmp.cli.facts import KIND_TEXT, PAGING_SOURCES, dump_facts
-from kdmp.cli.options import add_file, open_dump
+from kdmp.cli.options import add_file, add_space, open_dump
 from kdmp.cli.output import Json, Output, bytes_text, hexa, plural
+from kdmp.cli.triagetext import secondary_text, triage_text
 
 HELP = "say what a dump is: kind, machine, time, bug check, pages"
 
 Facts = Iterator[tuple[str, str]]
 
+RAW_TEXT = {
+    "elf": "memory image: ELF core of a virtual machine",
+    "flat": "memory image: physical memory from address 0 on",
+    "pieces": "memory image in pieces",
+}
+
+_ON_OFF = {0: "off", 1: "on"}
+_DTB_SOURCES = {"trial": "found by trial", "argument": "as asked for"}
+
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    """FILE, --json."""
+    """FILE, --json, --dtb, --paging."""
     add_file(parser)
+    add_space(parser)
 
 
 def run(args: argparse.Namespace, out: Output) -> int:
     """Print the facts."""
-    with open_dump(args) as dump:
-        facts = dump_facts(dump, args.file)
+    with open_dump(args, out, dtb=args.dtb, paging=args.paging) as dump:
+        facts = dump_facts(dump, args.file, pieces=bool(args.run))
     if out.json:
         out.document(facts)
     else:
@@ -39,6 +50,9 @@ def _text(facts: Json) -> Facts:
     yield from _crash(facts, digits)
     yield from _addresses(facts, digits)
     yield from _pages(facts)
+    if "triage" in facts:
+        yield from triage_text(facts["triage"], digits)
+    yield from secondary_text(facts)
     yield from _rest(facts)
 
 
@@ -47,10 +61,18 @@ def _file(facts: Json) -> Facts:
     size = bytes_text(facts["file_size"])
     required = facts.get("required_dump_space")
     yield "file size", size if required is None else f"{size}, header asks for {required}"
+    if "packed" in facts:
+        packed = facts["packed"]
+        inside = f", holds {packed['name']}" if "name" in packed else ""
+        yield "packed", f"{' in '.join(reversed(packed['containers']))}, {bytes_text(packed['size'])}{inside}"
+        if "problem" in packed:
+            yield "  damaged", packed["problem"]
     if "kind" in facts:
         kind = facts["kind"]
         text = KIND_TEXT.get(kind["number"], "unknown to kdmp")
         yield "kind", f"{kind['number']} {kind['name']}: {text}"
+    if "raw" in facts:
+        yield "kind", f"{RAW_TEXT[facts['raw']['format']]}, {plural(facts['raw']['runs'], 'run')} of frames"
     yield "layout", facts["layout"]
 
 
@@ -93,11 +115,19 @@ def _crash(facts: Json, digits: int) -> Facts:
 
 def _addresses(facts: Json, digits: int) -> Facts:
     if "dtb" in facts:
-        yield "dtb", hexa(facts["dtb"])
+        source = _DTB_SOURCES.get(facts.get("dtb_source", ""))
+        yield "dtb", f"{facts['dtb']:#x} ({source})" if source else hexa(facts["dtb"])
+    elif "raw" in facts:
+        yield "dtb", "none found by trial (--dtb names one)"
     if "paging" in facts:
         source = facts.get("paging_source")
         reason = PAGING_SOURCES.get(source, source) if source else None
+        if "raw" in facts and source == "trial":
+            reason = "with it the root was found"
         yield "paging", f"{facts['paging']} ({reason})" if reason else facts["paging"]
+    if "pae_enabled" in facts:
+        enabled = facts["pae_enabled"]
+        yield "PAE", f"{_ON_OFF.get(enabled, hexa(enabled))}, says the header"
     for label, name in (
         ("KDBG", "kd_debugger_data_block"),
         ("module list", "ps_loaded_module_list"),
@@ -111,12 +141,13 @@ def _addresses(facts: Json, digits: int) -> Facts:
 def _pages(facts: Json) -> Facts:
     pages = facts.get("pages")
     if pages is None:
-        yield "pages", "none (no physical memory in this dump)"
+        held = "virtual ranges instead" if "triage" in facts else "no physical memory in this dump"
+        yield "pages", f"none ({held})"
         return
     yield "pages", f"{pages['available']} of {pages['described']} described, {bytes_text(pages['bytes'])}"
     if pages["truncated"]:
         yield "truncated", f"{plural(pages['truncated'], 'page')} beyond the end of the file"
-    if pages["claimed"] != pages["described"]:
+    if pages["claimed"] != pages["described"] and "raw" not in facts:
         yield "claimed", f"{plural(pages['claimed'], 'page')}, by the dump's own counter"
     if pages["overlapped"]:
         yield "overlapping", f"{plural(pages['overlapped'], 'page')} described more than once, the first wins"
@@ -137,7 +168,7 @@ def _rest(facts: Json) -> Facts:
     if "writer_status" in facts:
         yield "writer status", _named(facts["writer_status"])
     if "secondary_data_state" in facts:
-        yield "secondary data", f"state {facts['secondary_data_state']:#x}"
+        yield "secondary state", hexa(facts["secondary_data_state"])
     if "kd_secondary_version" in facts:
         yield "KD secondary", f"version {facts['kd_secondary_version']}"
     if facts.get("version_user"):

@@ -33,8 +33,12 @@ def run(args: argparse.Namespace, out: Output) -> int:
     """Print the totals and the runs."""
     from kdmp import UnsupportedDumpError
 
-    with open_dump(args) as dump:
+    with open_dump(args, out) as dump:
         facts = page_facts(dump)
+        if dump.layout == "triage":
+            refusal = UnsupportedDumpError("this dump holds no physical pages, but virtual ranges")
+            refusal.add_note("kdmp ranges lists them")
+            raise refusal
         if facts is None:
             raise UnsupportedDumpError("this dump holds no physical pages")
         facts["runs_total"] = sum(1 for _ in dump.pages.runs())

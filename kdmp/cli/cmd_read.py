@@ -55,7 +55,7 @@ def run(args: argparse.Namespace, out: Output) -> int:
         raise UsageError("--fill goes with --format raw; elsewhere missing bytes are ??")
     if args.address + args.length > 1 << 64:
         raise UsageError(f"{args.length} bytes at {args.address:#x} end beyond the last address")
-    with open_dump(args) as dump:
+    with open_dump(args, out) as dump:
         reader = _reader(dump, args)
         holes = Holes(limit=None if args.json else 1000)
         if args.format == "raw":

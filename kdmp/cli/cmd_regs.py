@@ -13,27 +13,44 @@ from kdmp.cli.options import add_file, open_dump
 from kdmp.cli.output import Json, Output, hexa
 
 if TYPE_CHECKING:
-    from kdmp import Dump
+    from kdmp import Context, Dump
 
-HELP = "show the registers of the crashing processor and the exception"
+HELP = "show the registers of the crashing or another processor, and the exception"
 
 # Registers of 128 bits, and the 80-bit ones of the x87: shown with --all only.
 _VECTOR = re.compile(r"(?:xmm|(?:fx_)?st|v)\d+")
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    """FILE, --json, --all."""
+    """FILE, --json, --cpu, --all."""
     add_file(parser)
+    parser.add_argument(
+        "--cpu",
+        metavar="N",
+        type=_cpu,
+        help="registers of processor N, counted from 0, of a triage dump (default: those in the header)",
+    )
     parser.add_argument(
         "--all", action="store_true", help="every register that was saved, vector registers, too"
     )
 
 
+def _cpu(text: str) -> int:
+    if not (text.isascii() and text.isdecimal() and len(text) < 10):
+        raise argparse.ArgumentTypeError(f"not the number of a processor: {text[:40]!r}")
+    return int(text)
+
+
 def run(args: argparse.Namespace, out: Output) -> int:
     """Print the registers; exit code 1 if the dump holds neither them nor an exception."""
-    with open_dump(args) as dump:
-        facts = _facts(dump, args)
-        view = "" if dump.context is None else str(dump.context)
+    with open_dump(args, out) as dump:
+        if args.cpu is None:
+            context = dump.context
+            missing = "no registers that kdmp knows in the header"
+        else:
+            context, missing = _of_processor(dump, args.cpu)
+        facts = _facts(dump, context, args)
+        view = "" if context is None else str(context)
     if out.json:
         out.document({"file": args.file, **facts})
     else:
@@ -46,13 +63,29 @@ def run(args: argparse.Namespace, out: Output) -> int:
             out.line()
             out.facts(_exception_text(facts["exception"], 2 * facts["pointer_size"]))
     if "registers" not in facts:
-        out.note(f"{args.file}: no registers that kdmp knows in the header")
+        out.note(f"{args.file}: {missing}")
     return 0 if "registers" in facts or "exception" in facts else 1
 
 
-def _facts(dump: "Dump", args: argparse.Namespace) -> Json:
+def _of_processor(dump: "Dump", number: int) -> "tuple[Context | None, str]":
+    """The registers of a processor of a triage dump, and what to say if they are not there."""
+    from kdmp import UnsupportedDumpError
+
+    if dump.triage is None:
+        raise UnsupportedDumpError("--cpu needs a triage dump; others show one processor")
+    found = {processor.number: processor for processor in dump.triage.processors()}
+    if number in found and found[number].context is not None:
+        return found[number].context, ""
+    there = ", ".join(str(n) for n, processor in sorted(found.items()) if processor.context is not None)
+    others = f"; there are those of {there}" if there else "; those in the header show without --cpu"
+    why = " (only its control block)" if number in found else ""
+    return None, f"no registers of processor {number} in this dump{why}{others}"
+
+
+def _facts(dump: "Dump", context: "Context | None", args: argparse.Namespace) -> Json:
     facts: Json = {"arch": dump.arch, "pointer_size": dump.pointer_size}
-    context = dump.context
+    if args.cpu is not None:
+        facts["processor"] = args.cpu
     if context is not None:
         facts["parts"] = list(context.parts)
         # What the record does not cover is in it, but means nothing.
@@ -62,7 +95,7 @@ def _facts(dump: "Dump", args: argparse.Namespace) -> Json:
             if context.valid(name) and (args.all or not _VECTOR.fullmatch(name))
         }
     exception = exception_facts(dump)
-    if exception is not None:
+    if exception is not None and args.cpu is None:  # it is the header's
         facts["exception"] = exception
     return facts
 

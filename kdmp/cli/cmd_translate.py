@@ -33,6 +33,8 @@ _LEVELS = {
 }
 
 _RIGHTS = ("writable", "executable", "user", "copy_on_write")
+# Paging modes whose entries have 32 bits.
+_SHORT = ("x86",)
 _BITS = (
     "accessed",
     "dirty",
@@ -54,9 +56,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace, out: Output) -> int:
     """Print the walk and where it ends; exit code 1 if it finds no page."""
-    from kdmp import TranslationError
+    from kdmp import TranslationError, UnsupportedDumpError
 
-    with open_dump(args) as dump:
+    with open_dump(args, out) as dump:
+        if dump.layout == "triage":
+            refusal = UnsupportedDumpError("a triage dump holds virtual ranges, but no page tables")
+            refusal.add_note("kdmp ranges lists what it holds, kdmp read shows the bytes")
+            raise refusal
         reader = virtual_reader(dump, args)
         try:
             walk = reader.translate(args.va)
@@ -67,7 +73,7 @@ def run(args: argparse.Namespace, out: Output) -> int:
         out.document({"file": args.file, **facts})
     else:
         out.facts(_where(facts["va"], facts["dtb"], facts["paging"]))
-        _show_entries(out, facts["entries"])
+        _show_entries(out, facts["entries"], facts["paging"])
         out.facts(_result(facts))
     return 0
 
@@ -96,7 +102,7 @@ def _failed(args: argparse.Namespace, out: Output, error: "TranslationError") ->
         out.document({name: value for name, value in facts.items() if value is not None})
     else:
         out.facts(_where(args.va, error.dtb, error.paging))
-        _show_entries(out, entries)
+        _show_entries(out, entries, paging)
     out.note(f"{args.file}: {error}")
     return 1
 
@@ -118,6 +124,8 @@ def _facts(dump: "Dump", walk: "Translation") -> Json:
         "global": walk.global_,
         "bits": {name: getattr(walk, name) for name in _BITS},
     }
+    if walk.paging == "arm64":
+        facts["rights"]["kernel_executable"] = walk.kernel_executable
     if walk.protection is not None:
         facts["protection"] = walk.protection
     # The tables do not promise that the frame itself was captured.
@@ -147,15 +155,16 @@ def _where(va: int, dtb: int | None, paging: str | None) -> Iterator[tuple[str, 
         yield "dtb", f"{dtb:#x}" + (f" ({paging})" if paging else "")
 
 
-def _show_entries(out: Output, entries: list[Json]) -> None:
+def _show_entries(out: Output, entries: list[Json], paging: str) -> None:
     if not entries:
         return
+    digits = 8 if paging in _SHORT else 16
     rows = [
         (
             entry["name"],
             hexa(entry["index"], 3) if "index" in entry else "",
             hexa(entry["pa"]),
-            hexa(entry["value"], 16),
+            hexa(entry["value"], digits),
         )
         for entry in entries
     ]
@@ -172,6 +181,8 @@ def _result(facts: Json) -> Iterator[tuple[str, str]]:
         "executable" if rights["executable"] else "no execute",
         "user" if rights["user"] else "kernel",
     ]
+    if rights.get("kernel_executable", rights["executable"]) != rights["executable"]:
+        words.append("kernel may execute" if rights["kernel_executable"] else "kernel may not execute")
     if rights["copy_on_write"]:
         words.append("copy on write")
     if facts["global"]:

@@ -9,6 +9,7 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from kdmp.cli.output import Json
+from kdmp.cli.triagefacts import packed_facts, raw_facts, secondary_facts, triage_facts
 
 if TYPE_CHECKING:
     from kdmp import Dump
@@ -105,13 +106,18 @@ def bits(value: int, names: dict[int, str]) -> list[str]:
     return [names.get(1 << k, f"{1 << k:#x}") for k in range(value.bit_length()) if value >> k & 1]
 
 
-def dump_facts(dump: "Dump", file: str) -> Json:
-    """Everything that the header of `dump` says and its page layout shows, without what is absent."""
+def dump_facts(dump: "Dump", file: str, *, pieces: bool = False) -> Json:
+    """Everything that the header of `dump` says and its layout shows, without what is absent.
+
+    `pieces` tells that the user said where the runs of a memory image are.
+    """
     facts: dict[str, Any] = {
         "file": file,
         "file_size": dump.file_size,
+        "packed": packed_facts(dump, file),
         "kind": _kind(dump),
         "layout": dump.layout,
+        "raw": raw_facts(dump, pieces=pieces),
         "arch": dump.arch,
         "pointer_size": dump.pointer_size,
         "machine": _named(dump.machine, MACHINES),
@@ -125,13 +131,16 @@ def dump_facts(dump: "Dump", file: str) -> Json:
         "boot_id": dump.boot_id,
         "bugcheck": _bugcheck(dump),
         "exception": exception_facts(dump),
-        "dtb": dump.dtb,
+        **_root(dump),
         **_paging(dump),
+        "pae_enabled": dump.header["pae_enabled"],
         "kd_debugger_data_block": dump.kd_debugger_data_block,
         "ps_loaded_module_list": dump.ps_loaded_module_list,
         "ps_active_process_head": dump.ps_active_process_head,
         "pfn_database": dump.pfn_database,
         "pages": page_facts(dump),
+        "triage": triage_facts(dump),
+        "secondary_data": secondary_facts(dump),
         "required_dump_space": dump.required_dump_space,
         "attributes": _flags(dump.attributes, ATTRIBUTES),
         "live": dump.is_live,
@@ -182,6 +191,21 @@ def _kind(dump: "Dump") -> Json | None:
     if dump.kind is None:
         return None
     return {"number": int(dump.kind), "name": getattr(dump.kind, "name", "UNKNOWN")}
+
+
+def _root(dump: "Dump") -> Json:
+    """The page-table root, and where it comes from if not from the header."""
+    from kdmp import KdmpError
+
+    stored = dump.header["directory_table_base"]
+    if dump.dtb is not None:
+        return {"dtb": dump.dtb} | ({} if dump.dtb == stored else {"dtb_source": "argument"})
+    if dump.layout != "raw":
+        return {}
+    try:
+        return {"dtb": dump.reader().dtb, "dtb_source": "trial"}
+    except KdmpError:
+        return {}
 
 
 def _paging(dump: "Dump") -> Json:

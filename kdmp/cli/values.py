@@ -83,3 +83,12 @@ def byte(text: str) -> int:
     if value > 0xFF:
         raise argparse.ArgumentTypeError(f"not a byte (00 to ff): {text[:80]!r}")
     return value
+
+
+def piece(text: str) -> tuple[int, int, int]:
+    """The run in `text`, PFN:COUNT:OFFSET: frame number and offset hexadecimal, COUNT like a length."""
+    parts = text.split(":")
+    if len(parts) != 3:
+        raise argparse.ArgumentTypeError(f"not PFN:COUNT:OFFSET: {text[:80]!r}")
+    pfn, count, offset = parts
+    return _hexadecimal(pfn, "a frame number"), length(count), _hexadecimal(offset, "a file offset")
