@@ -240,22 +240,13 @@ enum kdmp_status
 kdmp_open_input(const struct kdmp_input *input, const struct kdmp_raw *raw,
                 struct kdmp_dump **dump_out, struct kdmp_error *err)
 {
-    static const uint8_t nothing[1] = {0};
     struct kdmp_dump *dump = new_dump(err);
-    enum kdmp_status status = KDMP_OK;
+    enum kdmp_status status;
 
     *dump_out = NULL;
     if (dump == NULL)
         return KDMP_E_NOMEM;
-    if (input->path != NULL) {
-        status = kdmp_file_from_path(&dump->file, input->path, input->map, err);
-    } else if (input->stream != NULL) {
-        dump->file.stream = *input->stream;
-        dump->file.size = input->stream->size;
-    } else {
-        dump->file.ptr = input->size != 0 ? input->data : nothing;
-        dump->file.size = input->size;
-    }
+    status = kdmp_file_from_input(&dump->file, input, err);
     return finish_open(dump, status, raw, dump_out, err);
 }
 

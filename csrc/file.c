@@ -87,6 +87,24 @@ kdmp_file_from_path(struct kdmp_file *file, const char *path, int map,
     return status;
 }
 
+enum kdmp_status
+kdmp_file_from_input(struct kdmp_file *file, const struct kdmp_input *input,
+                     struct kdmp_error *err)
+{
+    static const uint8_t nothing[1] = {0};
+
+    if (input->path != NULL)
+        return kdmp_file_from_path(file, input->path, input->map, err);
+    if (input->stream != NULL) {
+        file->stream = *input->stream;
+        file->size = input->stream->size;
+    } else {
+        file->ptr = input->size != 0 ? input->data : nothing;
+        file->size = input->size;
+    }
+    return KDMP_OK;
+}
+
 void
 kdmp_file_close(struct kdmp_file *file)
 {

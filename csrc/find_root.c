@@ -142,6 +142,8 @@ visit_frames(struct search *search, visit_fn *visit, const uint8_t *argument)
     const struct kdmp_dump *dump = search->dump;
     struct kdmp_run run;
     uint64_t pfn = 0;
+    /* Segments of a hostile file may show the same bytes again and again. */
+    uint64_t budget = 2 * (dump->file.size >> PAGE_SHIFT) + 2;
     uint8_t copy[PAGE_SIZE];
 
     while (kdmp_index_next_run(&dump->index, pfn, &run)) {
@@ -151,6 +153,8 @@ visit_frames(struct search *search, visit_fn *visit, const uint8_t *argument)
             uint64_t offset = run.file_offset + (i << PAGE_SHIFT);
             const uint8_t *page = copy;
 
+            if (budget-- == 0)
+                return;
             if (dump->file.ptr != NULL)
                 page = dump->file.ptr + offset;
             else if (kdmp_file_read(&dump->file, offset, copy, PAGE_SIZE, NULL)

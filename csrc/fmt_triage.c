@@ -98,8 +98,10 @@ add_range(struct kdmp_dump *dump, uint64_t address, uint64_t size,
 {
     struct kdmp_va_range *range = &dump->va_ranges[dump->va_range_count];
 
-    if (dump->info.pointer_size == 4)
+    if (dump->info.pointer_size == 4) {
         address &= UINT32_MAX;
+        size = min_u64(size, (UINT64_C(1) << 32) - address);
+    }
     if (offset == 0 || size == 0 || offset >= dump->file.size
         || address >= UINT64_MAX - size)
         return;

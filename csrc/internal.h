@@ -61,6 +61,10 @@ enum kdmp_status kdmp_file_from_fd(struct kdmp_file *file, int fd, int map,
                                    struct kdmp_error *err);
 enum kdmp_status kdmp_file_from_path(struct kdmp_file *file, const char *path,
                                      int map, struct kdmp_error *err);
+/* From any input; file->fd must be -1 and the rest 0. */
+enum kdmp_status kdmp_file_from_input(struct kdmp_file *file,
+                                      const struct kdmp_input *input,
+                                      struct kdmp_error *err);
 void kdmp_file_close(struct kdmp_file *file);
 
 /* Copy 'size' bytes at 'off'; all of them must lie inside the file. */
@@ -98,6 +102,15 @@ uint64_t kdmp_canonical_hole(enum kdmp_paging paging, uint64_t vaddr);
 
 /* log2 of what a whole table at a level maps. */
 unsigned kdmp_table_shift(enum kdmp_paging paging, int level);
+
+/* ---- pagefile.c ---- */
+
+/* Bytes of a page that a walk found to be in a page file; KDMP_E_NOT_PRESENT
+ * if that file was not given or is too short. */
+enum kdmp_status kdmp_pagefile_read(const struct kdmp_space *space,
+                                    const struct kdmp_translation *walk,
+                                    uint64_t in_page, void *buffer,
+                                    uint64_t size);
 
 /* ---- header.c ---- */
 

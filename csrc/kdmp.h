@@ -205,11 +205,36 @@ struct kdmp_source {
 };
 
 /*
+ * Where Windows keeps what in a PTE that is not valid.  It moved with builds;
+ * all zero means: as in current builds of the paging mode.  Numbers are bit
+ * positions.  Prototype is bit 10 and Transition bit 11 everywhere.
+ */
+struct kdmp_pte_format {
+    uint64_t frame_mask;          /* transition: PageFrameNumber in place */
+    uint8_t swizzle;              /* SwizzleBit; 0: there is none */
+    uint8_t protection;           /* 5 bits; software, transition */
+    uint8_t prototype_protection; /* 5 bits; prototype; 63: there is none */
+    uint8_t prototype_read_only;
+    uint8_t prototype_address; /* up to the top, sign-extended; 0: not an
+                                  address that can be followed */
+    uint8_t prototype_split;   /* non-PAE of Vista and 7: two parts */
+    uint8_t pagefile_low;      /* 4 bits: number of the page file */
+    uint8_t pagefile_high;     /* up to the top: page in it */
+};
+
+struct kdmp_pagefile;
+
+/*
  * One address space.  Plain data: copy it, put it on the stack.
  *
  * 'root' is the page-table root as Windows stores it; flag and PCID bits are
  * masked by the walk.  'invalid_pte_mask' is MiState.Hardware.InvalidPteMask
  * when 'mask_known', else 0.  The source must outlive the space.
+ *
+ * 'kernel_root', if not 0, is a second root to read prototype PTEs by when
+ * the space's own does not map them.  'pagefiles' are page files by number
+ * (entries may be NULL); pages that lie in them are read from there.  With
+ * 'zero_fill' a demand-zero page reads as zeros.
  */
 struct kdmp_space {
     const struct kdmp_source *source;
@@ -218,6 +243,12 @@ struct kdmp_space {
     uint64_t invalid_pte_mask;
     enum kdmp_paging paging;
     int mask_known;
+    uint64_t kernel_root;
+    struct kdmp_pte_format format;
+    const struct kdmp_pagefile *const *pagefiles;
+    uint32_t pagefile_count;
+    uint8_t zero_fill;
+    uint8_t keep_prototypes; /* do not follow prototype PTEs */
 };
 
 /* What the last entry of a walk says. */
@@ -225,13 +256,15 @@ enum kdmp_pte_state {
     KDMP_PTE_NONE = 0,       /* the walk ended before an entry was read */
     KDMP_PTE_VALID = 1,      /* hardware-valid leaf */
     KDMP_PTE_TRANSITION = 2, /* invalid for the CPU, page still in its frame */
-    KDMP_PTE_PROTOTYPE = 3,
-    KDMP_PTE_ZERO = 4, /* all bits 0 */
+    KDMP_PTE_PROTOTYPE = 3,  /* shared: a prototype PTE knows the page */
+    KDMP_PTE_ZERO = 4,       /* all bits 0 */
     KDMP_PTE_DEMAND_ZERO = 5,
     KDMP_PTE_PAGEFILE = 6,
-    KDMP_PTE_TABLE = 7, /* points to a table that could not be read */
-    KDMP_PTE_BAD = 8,   /* present, reserved bits set */
-    KDMP_PTE_STATE_COUNT = 9
+    KDMP_PTE_TABLE = 7,      /* points to a table that could not be read */
+    KDMP_PTE_BAD = 8,        /* present, reserved bits set */
+    KDMP_PTE_SUBSECTION = 9, /* prototype PTE: the page is in a file */
+    KDMP_PTE_VAD = 10,       /* the entry says: ask the VAD */
+    KDMP_PTE_STATE_COUNT = 11
 };
 
 enum kdmp_translation_flags {
@@ -264,6 +297,12 @@ struct kdmp_entry {
  * entry, or of the table that could not be read (4 = PML4 ... 1 = PT; 5 with
  * LA57; 0 when no walk took place).
  *
+ * When the last entry points to a prototype PTE, 'prototype' is that one's
+ * address and 'prototype_value' its content (0 and 0 if it could not be
+ * read), and 'state' is PROTOTYPE if it led to a page, else what the prototype
+ * PTE says.  When the page is in a page file, 'pagefile' and 'pagefile_page'
+ * say where.
+ *
  * On success 'paddr' is the physical address of 'vaddr'.  When a table is
  * missing (KDMP_E_NOT_IN_DUMP, KDMP_E_TRUNCATED) it is the physical address
  * of the entry that could not be read.
@@ -280,7 +319,11 @@ struct kdmp_translation {
     uint8_t level;
     uint8_t depth;
     uint8_t protection; /* 5-bit Windows protection of a software PTE */
-    uint8_t unused[6];
+    uint8_t pagefile;   /* number 0-15 */
+    uint8_t unused[5];
+    uint64_t pagefile_page; /* in units of 4096 bytes */
+    uint64_t prototype;
+    uint64_t prototype_value;
     struct kdmp_entry entries[5];
 };
 
@@ -532,6 +575,54 @@ enum kdmp_status kdmp_read_string(const struct kdmp_space *space,
                                   uint64_t address, unsigned unit, void *buffer,
                                   uint64_t limit, uint64_t *done_out,
                                   struct kdmp_fault *fault);
+
+/* Open a page file: 'input' as for kdmp_open_input(). */
+enum kdmp_status kdmp_pagefile_open(const struct kdmp_input *input,
+                                    struct kdmp_pagefile **out,
+                                    struct kdmp_error *err);
+void kdmp_pagefile_close(struct kdmp_pagefile *pagefile);
+
+/* A mapped range: what follows each other with one page size, state and
+ * rights.  'paddr' is where its first page is, 0 for states without a frame. */
+struct kdmp_mapping {
+    uint64_t start;
+    uint64_t size;
+    uint64_t page_size;
+    uint64_t paddr;
+    uint32_t flags; /* KDMP_T_WRITABLE, EXECUTABLE, USER */
+    uint8_t state;  /* enum kdmp_pte_state; TABLE: a table is missing */
+    uint8_t unused[3];
+};
+
+/*
+ * A place in an enumeration of mappings.  Set 'next' and 'last' to the first
+ * and the last address, 'tables_left' to how many page tables may be visited
+ * at most (tables that point to each other would be visited for ever; missing
+ * ones do not count), and
+ * the rest to 0.  'only_pfn' with 'filter' restricts it to pages of a frame.
+ */
+struct kdmp_map_cursor {
+    uint64_t next;
+    uint64_t last;
+    uint64_t tables_left;
+    uint64_t only_pfn;
+    uint8_t filter;
+    uint8_t done; /* nothing follows */
+    uint8_t has_pending;
+    uint8_t unused[5];
+    struct kdmp_mapping pending;
+};
+
+/*
+ * The next mapped ranges, at most 'room' (> 0) of them, in *out.  0 of them
+ * and cursor->done at the end.  KDMP_E_LIMIT when 'tables_left' is used up;
+ * the ranges up to there have been given.  Empty entries are not ranges;
+ * prototype PTEs are not followed.
+ */
+enum kdmp_status kdmp_next_mappings(const struct kdmp_space *space,
+                                    struct kdmp_map_cursor *cursor,
+                                    struct kdmp_mapping *out, size_t room,
+                                    size_t *count_out);
 
 /* </cdef> */
 

@@ -32,8 +32,15 @@ struct mmu_step {
 struct mmu_soft {
     enum kdmp_pte_state state;
     uint8_t protection; /* 5-bit MM protection */
-    uint64_t frame;     /* TRANSITION: the page's address as stored */
-    int swizzled;       /* SwizzleBit is 0: high bits may have been added */
+    uint8_t pagefile;
+    uint64_t pagefile_page;
+    uint64_t frame; /* TRANSITION: the page's address as stored */
+    int swizzled;   /* SwizzleBit is 0: high bits may have been added */
+};
+
+enum {
+    PTE_PROTOTYPE = 0x400, /* the same bits in all software formats */
+    PTE_TRANSITION = 0x800
 };
 
 struct mmu {
@@ -50,8 +57,25 @@ struct mmu {
     unsigned (*index_bits)(int level);
     void (*decode)(uint64_t value, int level, uint64_t vaddr,
                    struct mmu_step *out);
-    void (*soft)(uint64_t value, int level, struct mmu_soft *out);
+    /* Entries above this level are never paged: 4 PDPTEs of PAE. */
+    int paged_levels;
+    struct kdmp_pte_format format; /* of current builds */
 };
+
+/* The description of a paging mode that has page tables, else NULL. */
+const struct mmu *kdmp_mmu_of(enum kdmp_paging paging);
+
+/*
+ * Decide about an entry that is not valid.  KDMP_OK: *base_out is the frame it
+ * still names (a page at level 1, a table above), *rights_out what a page
+ * grants.  Otherwise the reason, with state and evidence in *out, whose vaddr
+ * must be set.
+ */
+enum kdmp_status kdmp_walk_invalid(const struct mmu *mmu,
+                                   const struct kdmp_space *space,
+                                   uint64_t value, int level,
+                                   uint64_t *base_out, uint32_t *rights_out,
+                                   struct kdmp_translation *out);
 
 #define RIGHTS                                                                 \
     (KDMP_T_WRITABLE | KDMP_T_EXECUTABLE | KDMP_T_USER                         \
@@ -71,6 +95,38 @@ mmu_soft_rights(unsigned protection)
     if ((protection & 5) == 5)
         flags |= KDMP_T_COPY_ON_WRITE;
     return flags;
+}
+
+/* Decode an invalid entry; undoing the swizzle is the caller's. */
+static inline void
+mmu_decode_soft(const struct kdmp_pte_format *format, unsigned entry_size,
+                uint64_t value, struct mmu_soft *out)
+{
+    uint64_t all_ones = entry_size == 4 ? UINT32_MAX : UINT64_MAX;
+    int ask_vad;
+
+    out->protection = (uint8_t)(value >> format->protection & 31);
+    out->frame = value & format->frame_mask;
+    out->swizzled = format->swizzle != 0 && !(value >> format->swizzle & 1);
+    out->pagefile = (uint8_t)(value >> format->pagefile_low & 15);
+    out->pagefile_page = value >> format->pagefile_high;
+    ask_vad = out->pagefile_page == all_ones >> format->pagefile_high;
+    /* In the order in which Windows' fault handler asks. */
+    if (value == 0) {
+        out->state = KDMP_PTE_ZERO;
+    } else if (value & PTE_PROTOTYPE) {
+        /* Before Transition: in a prototype PTE bit 11 is Combined. */
+        out->state = ask_vad ? KDMP_PTE_VAD : KDMP_PTE_PROTOTYPE;
+        out->protection = (uint8_t)(value >> format->prototype_protection & 31);
+    } else if (value & PTE_TRANSITION) {
+        out->state = KDMP_PTE_TRANSITION;
+    } else if (ask_vad) {
+        out->state = KDMP_PTE_VAD;
+    } else if (out->pagefile_page == 0 && out->pagefile == 0) {
+        out->state = KDMP_PTE_DEMAND_ZERO;
+    } else {
+        out->state = KDMP_PTE_PAGEFILE;
+    }
 }
 
 #endif /* KDMP_MMU_H */

@@ -80,25 +80,6 @@ arm64_decode(uint64_t value, int level, uint64_t vaddr, struct mmu_step *out)
                  | (value & ARM64_COPY_ON_WRITE ? KDMP_T_COPY_ON_WRITE : 0u);
 }
 
-static inline void
-arm64_soft(uint64_t value, int level, struct mmu_soft *out)
-{
-    (void)level;
-    out->protection = (uint8_t)(value >> 1 & 31);
-    out->frame = value & ARM64_ADDRESS;
-    out->swizzled = 0;
-    if (value == 0)
-        out->state = KDMP_PTE_ZERO;
-    else if (value & X64_PROTOTYPE)
-        out->state = KDMP_PTE_PROTOTYPE;
-    else if (value & X64_TRANSITION)
-        out->state = KDMP_PTE_TRANSITION;
-    else if (value >> 32 == 0 && !(value & 0x3C0)) /* PageFileLow is 6-9 */
-        out->state = KDMP_PTE_DEMAND_ZERO;
-    else
-        out->state = KDMP_PTE_PAGEFILE;
-}
-
 static const struct mmu mmu_arm64 = {
     .levels = 4,
     .entry_size = 8,
@@ -108,7 +89,14 @@ static const struct mmu mmu_arm64 = {
     .shift = x64_shift,
     .index_bits = x64_index_bits,
     .decode = arm64_decode,
-    .soft = arm64_soft,
+    .paged_levels = 4,
+    .format = {.frame_mask = ARM64_ADDRESS,
+               .protection = 1,
+               .prototype_protection = 1,
+               .prototype_read_only = 8,
+               .prototype_address = 16,
+               .pagefile_low = 6,
+               .pagefile_high = 32},
 };
 
 #endif /* KDMP_MMU_ARM64_H */

@@ -26,10 +26,7 @@ enum {
     X64_PAT = 0x80, /* level 1; bit 12 in a large page */
     X64_G = 0x100,
     X64_COPY_ON_WRITE = 0x200, /* software */
-    X64_PROTOTYPE = 0x400,     /* software, invalid entries */
     X64_WRITE = 0x800,         /* software, valid leaf: logically writable */
-    X64_TRANSITION = 0x800,    /* software, invalid entries */
-    X64_SWIZZLE = 0x10,        /* software, invalid entries (L1TF) */
     X64_LARGE_PAT = 0x1000
 };
 
@@ -126,25 +123,16 @@ la57_decode(uint64_t value, int level, uint64_t vaddr, struct mmu_step *out)
     x64_decode_levels(value, level, 5, vaddr, out);
 }
 
-static inline void
-x64_soft(uint64_t value, int level, struct mmu_soft *out)
-{
-    (void)level;
-    out->protection = (uint8_t)(value >> 5 & 31);
-    out->frame = value & X64_ADDRESS;
-    out->swizzled = !(value & X64_SWIZZLE);
-    if (value == 0)
-        out->state = KDMP_PTE_ZERO;
-    else if (value & X64_PROTOTYPE) /* before transition: bit 11 is Combined */
-        out->state = KDMP_PTE_PROTOTYPE;
-    else if (value & X64_TRANSITION)
-        out->state = KDMP_PTE_TRANSITION;
-    /* PageFileHigh is 32-63; PageFileLow 12-15, or 1-4 before the swizzle. */
-    else if (value >> 32 == 0 && !(value & 0xF000))
-        out->state = KDMP_PTE_DEMAND_ZERO;
-    else
-        out->state = KDMP_PTE_PAGEFILE;
-}
+/* From Windows 10 1809 (17763) on, and in kernels serviced since 2018-08. */
+#define X64_FORMAT                                                             \
+    {.frame_mask = X64_ADDRESS,                                                \
+     .swizzle = 4,                                                             \
+     .protection = 5,                                                          \
+     .prototype_protection = 5,                                                \
+     .prototype_read_only = 3,                                                 \
+     .prototype_address = 16,                                                  \
+     .pagefile_low = 12,                                                       \
+     .pagefile_high = 32}
 
 static const struct mmu mmu_x64 = {
     .levels = 4,
@@ -155,7 +143,8 @@ static const struct mmu mmu_x64 = {
     .shift = x64_shift,
     .index_bits = x64_index_bits,
     .decode = x64_decode,
-    .soft = x64_soft,
+    .paged_levels = 4,
+    .format = X64_FORMAT,
 };
 
 static const struct mmu mmu_la57 = {
@@ -167,7 +156,8 @@ static const struct mmu mmu_la57 = {
     .shift = x64_shift,
     .index_bits = x64_index_bits,
     .decode = la57_decode,
-    .soft = x64_soft,
+    .paged_levels = 5,
+    .format = X64_FORMAT,
 };
 
 #endif /* KDMP_MMU_X64_H */

@@ -59,25 +59,6 @@ x86_decode(uint64_t value, int level, uint64_t vaddr, struct mmu_step *out)
         out->base = (value & 0xFFC00000) | pfn_high << 32;
 }
 
-static inline void
-x86_soft(uint64_t value, int level, struct mmu_soft *out)
-{
-    (void)level;
-    out->protection = (uint8_t)(value >> 5 & 31);
-    out->frame = value & 0xFFFFF000;
-    out->swizzled = 0;
-    if (value == 0)
-        out->state = KDMP_PTE_ZERO;
-    else if (value & X64_PROTOTYPE)
-        out->state = KDMP_PTE_PROTOTYPE;
-    else if (value & X64_TRANSITION)
-        out->state = KDMP_PTE_TRANSITION;
-    else if (!(value & 0xFFFFF01E)) /* PageFileLow 1-4, PageFileHigh 12-31 */
-        out->state = KDMP_PTE_DEMAND_ZERO;
-    else
-        out->state = KDMP_PTE_PAGEFILE;
-}
-
 static const struct mmu mmu_x86 = {
     .levels = 2,
     .entry_size = 4,
@@ -87,7 +68,15 @@ static const struct mmu mmu_x86 = {
     .shift = x86_shift,
     .index_bits = x86_index_bits,
     .decode = x86_decode,
-    .soft = x86_soft,
+    .paged_levels = 2,
+    /* Vista and 7, the last that came without PAE. */
+    .format = {.frame_mask = 0xFFFFF000,
+               .protection = 5,
+               .prototype_protection = 63, /* there is no such field */
+               .prototype_read_only = 9,
+               .prototype_split = 1,
+               .pagefile_low = 1,
+               .pagefile_high = 12},
 };
 
 /* ---- PAE: three levels, 8-byte entries, a root of four ---- */
@@ -121,15 +110,6 @@ pae_decode(uint64_t value, int level, uint64_t vaddr, struct mmu_step *out)
         out->kind = MMU_TABLE;
 }
 
-static inline void
-pae_soft(uint64_t value, int level, struct mmu_soft *out)
-{
-    x64_soft(value, level, out);
-    out->frame &= PAE_FRAME;
-    if (level == 3 && out->state != KDMP_PTE_ZERO)
-        out->state = KDMP_PTE_BAD; /* Windows never pages these */
-}
-
 static const struct mmu mmu_pae = {
     .levels = 3,
     .entry_size = 8,
@@ -139,7 +119,15 @@ static const struct mmu mmu_pae = {
     .shift = x64_shift,
     .index_bits = pae_index_bits,
     .decode = pae_decode,
-    .soft = pae_soft,
+    .paged_levels = 2,
+    .format = {.frame_mask = PAE_FRAME,
+               .swizzle = 4,
+               .protection = 5,
+               .prototype_protection = 5,
+               .prototype_read_only = 3,
+               .prototype_address = 32,
+               .pagefile_low = 12,
+               .pagefile_high = 32},
 };
 
 #endif /* KDMP_MMU_X86_H */

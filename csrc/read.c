@@ -100,6 +100,24 @@ read_physical(const struct kdmp_space *space, uint64_t address, uint8_t *buffer,
     return KDMP_OK;
 }
 
+/* Bytes of a page that is not in memory but known all the same: zeros, or in
+ * a page file that was given.  KDMP_E_NOT_PRESENT if they are not known.
+ * Level 1 only: above it a whole table is missing. */
+static enum kdmp_status
+supply_page(const struct kdmp_space *space, const struct kdmp_translation *walk,
+            uint8_t *buffer, uint64_t size)
+{
+    if (walk->level != 1)
+        return KDMP_E_NOT_PRESENT;
+    if (walk->state == KDMP_PTE_PAGEFILE && space->pagefile_count > 0)
+        return kdmp_pagefile_read(space, walk, walk->vaddr & (PAGE_SIZE - 1),
+                                  buffer, size);
+    if (walk->state != KDMP_PTE_DEMAND_ZERO || !space->zero_fill)
+        return KDMP_E_NOT_PRESENT;
+    memset(buffer, 0, (size_t)size);
+    return KDMP_OK;
+}
+
 static enum kdmp_status
 read_virtual(const struct kdmp_space *space, uint64_t address, uint8_t *buffer,
              uint64_t size, uint64_t *done_out, struct kdmp_fault *fault)
@@ -112,6 +130,14 @@ read_virtual(const struct kdmp_space *space, uint64_t address, uint8_t *buffer,
         uint64_t chunk, copied, hole;
 
         status = kdmp_translate(space, address + done, &walk);
+        if (status == KDMP_E_NOT_PRESENT) {
+            chunk = min_u64(rest_of_block(walk.vaddr, PAGE_SHIFT), size - done);
+            status = supply_page(space, &walk, buffer + done, chunk);
+            if (status == KDMP_OK) {
+                done += chunk;
+                continue;
+            }
+        }
         if (status != KDMP_OK) {
             stop(fault, status, address + done, walk.paddr,
                  missing_after(&walk), &walk);

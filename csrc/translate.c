@@ -119,18 +119,34 @@ transition_frame(const struct kdmp_space *space, const struct mmu_soft *soft,
     return plain;
 }
 
-/* What an invalid entry means.  Undoing a known swizzle first matters for
- * page-file entries, whose page number it changes. */
+/* The mask to undo: the kernel's own if it is known, else the usual one. */
+static uint64_t
+swizzle_mask(const struct kdmp_space *space)
+{
+    return space->mask_known ? space->invalid_pte_mask : USUAL_INVALID_PTE_MASK;
+}
+
+static const struct kdmp_pte_format *
+pte_format(const struct mmu *mmu, const struct kdmp_space *space)
+{
+    return space->format.frame_mask != 0 ? &space->format : &mmu->format;
+}
+
+/* What an invalid entry means.  Undoing the swizzle matters for page-file
+ * entries, whose page number it changes; frames and prototype addresses are
+ * undone where they are used, because there trial can tell. */
 static void
 decode_soft(const struct mmu *mmu, const struct kdmp_space *space,
             uint64_t value, int level, struct mmu_soft *soft)
 {
-    uint64_t mask =
-        space->mask_known ? space->invalid_pte_mask : USUAL_INVALID_PTE_MASK;
+    const struct kdmp_pte_format *format = pte_format(mmu, space);
 
-    mmu->soft(value, level, soft);
+    mmu_decode_soft(format, mmu->entry_size, value, soft);
     if (soft->state == KDMP_PTE_PAGEFILE && soft->swizzled)
-        mmu->soft(value & ~mask, level, soft);
+        mmu_decode_soft(format, mmu->entry_size, value & ~swizzle_mask(space),
+                        soft);
+    if (level > mmu->paged_levels && soft->state != KDMP_PTE_ZERO)
+        soft->state = KDMP_PTE_BAD;
 }
 
 static enum kdmp_status
@@ -143,14 +159,192 @@ end_walk(struct kdmp_translation *out, enum kdmp_status status,
     return status;
 }
 
+/* ---- prototype PTEs ---- */
+
+/* A prototype PTE as read through one of the addresses an entry may mean. */
+struct prototype {
+    uint64_t vaddr;
+    uint64_t value;
+    struct mmu_soft soft;
+    struct mmu_step step;
+    int readable;
+    int plausible; /* names a frame that exists, or a file */
+};
+
+static uint64_t
+prototype_address(const struct mmu *mmu, const struct kdmp_pte_format *format,
+                  uint64_t value)
+{
+    unsigned shift = format->prototype_address;
+    uint64_t address;
+
+    if (format->prototype_split) /* non-PAE: High 11-31, Low 1-8 or 1-9 */
+        return 0x80000000 | (value >> 11 << 10 & 0x7FFFFC00)
+               | (value >> 1 & 0xFF) << 2;
+    if (shift == 0)
+        return 0;
+    address = value >> shift;
+    if (mmu->last_address == UINT32_MAX)
+        return address & UINT32_MAX;
+    if (value >> 63)
+        address |= ~(UINT64_MAX >> shift);
+    return address;
+}
+
+/* Read and judge the prototype PTE that 'value', the entry for 'vaddr', may
+ * point to. */
+static void
+read_prototype(const struct mmu *mmu, const struct kdmp_space *space,
+               uint64_t vaddr, uint64_t value, struct prototype *out)
+{
+    struct kdmp_space plain = *space;
+    uint64_t done, lowest;
+    uint8_t bytes[8];
+
+    memset(out, 0, sizeof(*out));
+    out->vaddr = prototype_address(mmu, pte_format(mmu, space), value);
+    lowest = mmu->last_address / 2 + 1; /* kernel half */
+    if (out->vaddr < lowest || out->vaddr % mmu->entry_size != 0)
+        return;
+    /* One level of indirection only, and nothing but memory. */
+    plain.keep_prototypes = 1;
+    plain.pagefiles = NULL;
+    plain.pagefile_count = 0;
+    plain.zero_fill = 0;
+    if (kdmp_read(&plain, out->vaddr, bytes, mmu->entry_size, &done, NULL)
+        != KDMP_OK) {
+        if (space->kernel_root == 0)
+            return;
+        plain.root = space->kernel_root;
+        if (kdmp_read(&plain, out->vaddr, bytes, mmu->entry_size, &done, NULL)
+            != KDMP_OK)
+            return;
+    }
+    out->readable = 1;
+    out->value = load_le(bytes, mmu->entry_size);
+    mmu->decode(out->value, 1, vaddr, &out->step);
+    if (out->step.kind == MMU_LEAF) {
+        out->plausible = frame_exists(space->source, out->step.base);
+        return;
+    }
+    decode_soft(mmu, space, out->value, 1, &out->soft);
+    if (out->soft.state == KDMP_PTE_PROTOTYPE)
+        out->soft.state = KDMP_PTE_SUBSECTION;
+    out->plausible = out->soft.state != KDMP_PTE_ZERO;
+    if (out->soft.state == KDMP_PTE_TRANSITION) {
+        uint32_t flags = 0;
+        int known;
+        uint64_t base = transition_frame(space, &out->soft, &flags, &known);
+
+        out->plausible = known && frame_exists(space->source, base);
+    }
+}
+
 /*
- * Decide about an invalid entry.  KDMP_OK: *base_out is the frame it still
- * names (a page at level 1, a table above).
+ * The prototype PTE behind an entry.  With the mask unknown the entry may mean
+ * two addresses; if both can be read and neither or both make sense, there is
+ * no telling, and no guess.
  */
+static int
+choose_prototype(const struct mmu *mmu, const struct kdmp_space *space,
+                 uint64_t vaddr, uint64_t value, int swizzled,
+                 struct prototype *out)
+{
+    uint64_t plain = swizzled ? value & ~swizzle_mask(space) : value;
+    struct prototype other;
+
+    read_prototype(mmu, space, vaddr, plain, out);
+    if (plain == value)
+        return out->readable;
+    read_prototype(mmu, space, vaddr, value, &other);
+    if (space->mask_known) {
+        if (!out->readable && other.readable)
+            *out = other;
+        return out->readable;
+    }
+    if (out->readable && other.readable) {
+        if (out->plausible == other.plausible)
+            return 0;
+        if (other.plausible)
+            *out = other;
+        return 1;
+    }
+    if (other.readable)
+        *out = other;
+    return out->readable;
+}
+
+/* What the ReadOnly bit of an entry takes away. */
+static uint32_t
+read_only_view(const struct kdmp_pte_format *format, uint64_t value)
+{
+    return format->prototype_read_only != 0
+                   && value >> format->prototype_read_only & 1
+               ? KDMP_T_WRITABLE
+               : 0;
+}
+
+/* Rights of a shared page: the entry's Protection; if it has none, what the
+ * prototype PTE grants. */
+static uint32_t
+prototype_rights(const struct kdmp_pte_format *format, uint64_t value,
+                 unsigned protection, const struct prototype *prototype)
+{
+    uint32_t rights;
+
+    if (protection != 0)
+        rights = mmu_soft_rights(protection);
+    else if (prototype->step.kind == MMU_LEAF)
+        rights = (prototype->step.allow & RIGHTS)
+                 | (prototype->step.flags & KDMP_T_COPY_ON_WRITE);
+    else
+        rights = mmu_soft_rights(prototype->soft.protection);
+    return rights & ~read_only_view(format, value)
+           & ~(uint32_t)KDMP_T_HARDWARE_WRITABLE;
+}
+
+/* Follow a prototype reference of level 1.  KDMP_OK: *base_out is the page and
+ * *rights_out what is granted. */
 static enum kdmp_status
-walk_invalid(const struct mmu *mmu, const struct kdmp_space *space,
-             uint64_t value, int level, uint64_t *base_out,
-             struct kdmp_translation *out)
+walk_prototype(const struct mmu *mmu, const struct kdmp_space *space,
+               uint64_t value, const struct mmu_soft *soft, uint64_t *base_out,
+               uint32_t *rights_out, struct kdmp_translation *out)
+{
+    const struct kdmp_pte_format *format = pte_format(mmu, space);
+    struct prototype prototype;
+    int known = 1;
+
+    *rights_out =
+        mmu_soft_rights(soft->protection) & ~read_only_view(format, value);
+    if (space->keep_prototypes
+        || !choose_prototype(mmu, space, out->vaddr, value, soft->swizzled,
+                             &prototype))
+        return end_walk(out, KDMP_E_NOT_PRESENT, KDMP_PTE_PROTOTYPE, 0);
+    out->prototype = prototype.vaddr;
+    out->prototype_value = prototype.value;
+    *rights_out = prototype_rights(format, value, soft->protection, &prototype);
+    if (prototype.step.kind == MMU_LEAF) {
+        *base_out = prototype.step.base;
+        return KDMP_OK;
+    }
+    if (prototype.step.kind == MMU_BAD)
+        return end_walk(out, KDMP_E_BAD_ENTRY, KDMP_PTE_BAD, 0);
+    if (prototype.soft.state != KDMP_PTE_TRANSITION) {
+        out->pagefile = prototype.soft.pagefile;
+        out->pagefile_page = prototype.soft.pagefile_page;
+        return end_walk(out, KDMP_E_NOT_PRESENT, prototype.soft.state, 0);
+    }
+    *base_out = transition_frame(space, &prototype.soft, &out->flags, &known);
+    if (!known)
+        return end_walk(out, KDMP_E_NOT_IN_DUMP, KDMP_PTE_TRANSITION,
+                        *base_out | (out->vaddr & (PAGE_SIZE - 1)));
+    return KDMP_OK;
+}
+
+enum kdmp_status
+kdmp_walk_invalid(const struct mmu *mmu, const struct kdmp_space *space,
+                  uint64_t value, int level, uint64_t *base_out,
+                  uint32_t *rights_out, struct kdmp_translation *out)
 {
     struct mmu_soft soft;
     uint64_t in_page = out->vaddr & (PAGE_SIZE - 1);
@@ -158,9 +352,17 @@ walk_invalid(const struct mmu *mmu, const struct kdmp_space *space,
 
     decode_soft(mmu, space, value, level, &soft);
     out->protection = soft.protection;
+    if (soft.state == KDMP_PTE_PROTOTYPE && level == 1)
+        return walk_prototype(mmu, space, value, &soft, base_out, rights_out,
+                              out);
+    if (soft.state == KDMP_PTE_PAGEFILE) {
+        out->pagefile = soft.pagefile;
+        out->pagefile_page = soft.pagefile_page;
+    }
     if (soft.state != KDMP_PTE_TRANSITION)
         return end_walk(out, KDMP_E_NOT_PRESENT, soft.state, 0);
     *base_out = transition_frame(space, &soft, &out->flags, &known);
+    *rights_out = mmu_soft_rights(soft.protection);
     if (level == 1 && !known)
         return end_walk(out, KDMP_E_NOT_IN_DUMP, KDMP_PTE_TRANSITION,
                         *base_out | in_page);
@@ -191,18 +393,20 @@ step_invalid(const struct mmu *mmu, const struct kdmp_space *space,
              uint64_t value, int level, struct walk_state *state,
              struct kdmp_translation *out)
 {
-    uint32_t soft;
+    uint32_t granted = 0;
 
-    if (walk_invalid(mmu, space, value, level, &state->table, out) != KDMP_OK)
+    if (kdmp_walk_invalid(mmu, space, value, level, &state->table, &granted,
+                          out)
+        != KDMP_OK)
         return 1;
     if (level > 1) { /* a page table that Windows was about to reuse */
         out->protection = 0;
         return 0;
     }
-    soft = mmu_soft_rights(out->protection);
-    out->flags |= state->flags | (state->rights & (soft | KDMP_T_USER))
-                  | (soft & KDMP_T_COPY_ON_WRITE);
-    end_walk(out, KDMP_OK, KDMP_PTE_TRANSITION,
+    out->flags |= state->flags | (state->rights & (granted | KDMP_T_USER))
+                  | (granted & KDMP_T_COPY_ON_WRITE);
+    end_walk(out, KDMP_OK,
+             out->prototype != 0 ? KDMP_PTE_PROTOTYPE : KDMP_PTE_TRANSITION,
              state->table | (out->vaddr & (PAGE_SIZE - 1)));
     return 1;
 }
@@ -276,8 +480,8 @@ walk(const struct mmu *mmu, const struct kdmp_space *space, uint64_t vaddr,
     return end_walk(out, KDMP_E_BAD_ENTRY, KDMP_PTE_BAD, 0);
 }
 
-static const struct mmu *
-mmu_of(enum kdmp_paging paging)
+const struct mmu *
+kdmp_mmu_of(enum kdmp_paging paging)
 {
     switch (paging) {
     case KDMP_PAGING_X64:
@@ -298,7 +502,7 @@ mmu_of(enum kdmp_paging paging)
 int
 kdmp_paging_levels(enum kdmp_paging paging)
 {
-    const struct mmu *mmu = mmu_of(paging);
+    const struct mmu *mmu = kdmp_mmu_of(paging);
 
     return mmu != NULL ? mmu->levels : 0;
 }
@@ -306,7 +510,7 @@ kdmp_paging_levels(enum kdmp_paging paging)
 uint64_t
 kdmp_last_address(enum kdmp_paging paging)
 {
-    const struct mmu *mmu = mmu_of(paging);
+    const struct mmu *mmu = kdmp_mmu_of(paging);
 
     return mmu != NULL ? mmu->last_address : UINT64_MAX;
 }
@@ -328,7 +532,7 @@ kdmp_canonical_rest(enum kdmp_paging paging, uint64_t vaddr)
 uint64_t
 kdmp_canonical_hole(enum kdmp_paging paging, uint64_t vaddr)
 {
-    const struct mmu *mmu = mmu_of(paging);
+    const struct mmu *mmu = kdmp_mmu_of(paging);
 
     if (mmu == NULL)
         return 0;
@@ -338,7 +542,7 @@ kdmp_canonical_hole(enum kdmp_paging paging, uint64_t vaddr)
 unsigned
 kdmp_table_shift(enum kdmp_paging paging, int level)
 {
-    const struct mmu *mmu = mmu_of(paging);
+    const struct mmu *mmu = kdmp_mmu_of(paging);
 
     if (mmu == NULL || level < 1)
         return 0;
@@ -358,6 +562,10 @@ kdmp_translate(const struct kdmp_space *space, uint64_t vaddr,
     out->level = 0;
     out->depth = 0;
     out->protection = 0;
+    out->pagefile = 0;
+    out->pagefile_page = 0;
+    out->prototype = 0;
+    out->prototype_value = 0;
     switch (space->paging) {
     case KDMP_PAGING_PHYSICAL:
         out->page_size = PAGE_SIZE;

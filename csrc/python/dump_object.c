@@ -35,14 +35,14 @@ dump_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
 static int
 dump_init(PyObject *op, PyObject *args, PyObject *kwargs)
 {
-    static char *names[] = {"source", "io", "raw", NULL};
+    static char *names[] = {"source", "io", "raw", "pagefiles", NULL};
     DumpObject *self = (DumpObject *)op;
-    PyObject *source, *raw = Py_None;
+    PyObject *source, *raw = Py_None, *pagefiles = Py_None;
     const char *io = "map";
     int rc;
 
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O|$sO:DumpBase", names,
-                                     &source, &io, &raw)) {
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O|$sOO:DumpBase", names,
+                                     &source, &io, &raw, &pagefiles)) {
         return -1;
     }
     if (strcmp(io, "map") != 0 && strcmp(io, "read") != 0) {
@@ -54,7 +54,7 @@ dump_init(PyObject *op, PyObject *args, PyObject *kwargs)
         PyErr_SetString(PyExc_ValueError, "the dump has already been opened");
         return -1;
     }
-    rc = dump_open(self, source, io[0] == 'm', raw);
+    rc = dump_open(self, source, io[0] == 'm', raw, pagefiles);
     pins_swap(self, PINS_OPENING, rc == 0 ? 0 : PINS_NEW);
     return rc;
 }
@@ -577,7 +577,7 @@ static PyMethodDef dump_methods[] = {
 
 PyDoc_STRVAR(
     dump_doc,
-    "DumpBase(source, *, io=\"map\", raw=None)\n--\n\n"
+    "DumpBase(source, *, io=\"map\", raw=None, pagefiles=None)\n--\n\n"
     "An open crash dump: its facts, its pages and the bytes of its file.\n\n"
     "`source` is a path (str or os.PathLike), the content of a dump in any "
     "bytes-like\n"
@@ -589,7 +589,10 @@ PyDoc_STRVAR(
     "dump header: a pair\n"
     "of the machine (\"x64\", \"x86\", \"arm64\", or None) and a sequence of "
     "runs (pfn, count,\n"
-    "file_offset), empty for the whole file or what an ELF core lists.\n\n"
+    "file_offset), empty for the whole file or what an ELF core lists. "
+    "`pagefiles` are paths\n"
+    "of page files by number, None for those that are missing; at most "
+    "16.\n\n"
     "OSError if the file cannot be opened, WrongFileError if it is no kernel "
     "dump,\n"
     "FormatError if it is damaged, UnsupportedDumpError if kdmp cannot read "

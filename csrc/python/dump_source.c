@@ -289,8 +289,57 @@ convert_raw(PyObject *arg, struct kdmp_raw *raw, struct kdmp_run **runs_out)
     return 0;
 }
 
+/* --- page files -------------------------------------------------------- */
+
+static int
+open_pagefile(PyObject *source, int map, struct kdmp_pagefile **out,
+              struct module_state *state)
+{
+    struct kdmp_input input = {.map = map};
+    struct kdmp_error err;
+    enum kdmp_status status;
+    PyObject *path;
+
+    if (source == Py_None)
+        return 0;
+    if (!PyUnicode_FSConverter(source, &path))
+        return -1;
+    input.path = PyBytes_AS_STRING(path);
+    Py_BEGIN_ALLOW_THREADS
+    status = kdmp_pagefile_open(&input, out, &err);
+    Py_END_ALLOW_THREADS
+    Py_DECREF(path);
+    if (status == KDMP_OK)
+        return 0;
+    raise_error(state, &err, source);
+    return -1;
+}
+
+static int
+open_pagefiles(DumpObject *self, PyObject *arg, int map)
+{
+    PyObject *fast;
+    int rc = 0;
+
+    if (arg == Py_None)
+        return 0;
+    fast = PySequence_Fast(arg, "pagefiles must be a sequence of paths");
+    if (fast == NULL)
+        return -1;
+    if (PySequence_Fast_GET_SIZE(fast) > PAGEFILE_COUNT) {
+        PyErr_SetString(PyExc_ValueError, "there are at most 16 page files");
+        rc = -1;
+    }
+    for (Py_ssize_t i = 0; rc == 0 && i < PySequence_Fast_GET_SIZE(fast); i++)
+        rc = open_pagefile(PySequence_Fast_GET_ITEM(fast, i), map,
+                           &self->pagefiles[i], self->state);
+    Py_DECREF(fast);
+    return rc;
+}
+
 int
-dump_open(DumpObject *self, PyObject *source, int map, PyObject *raw_arg)
+dump_open(DumpObject *self, PyObject *source, int map, PyObject *raw_arg,
+          PyObject *pagefiles)
 {
     struct kdmp_raw raw = {.runs = NULL}, *raw_used = NULL;
     struct kdmp_run *runs = NULL;
@@ -316,6 +365,8 @@ dump_open(DumpObject *self, PyObject *source, int map, PyObject *raw_arg)
         rc = -1;
     }
     PyMem_Free(runs);
+    if (rc == 0)
+        rc = open_pagefiles(self, pagefiles, map);
     if (rc < 0)
         dump_release(self);
     return rc;
@@ -337,6 +388,10 @@ dump_release(DumpObject *self)
 
     PyErr_Fetch(&type, &value, &traceback);
     kdmp_close(handle);
+    for (int i = 0; i < PAGEFILE_COUNT; i++) {
+        kdmp_pagefile_close(self->pagefiles[i]);
+        self->pagefiles[i] = NULL;
+    }
     if (lock != NULL)
         PyThread_free_lock(lock);
     Py_XDECREF(file);

@@ -10,7 +10,7 @@
 
 #include <errno.h>
 
-enum { NO_BASE = -1, MAX_ATTRIBUTES = 8 };
+enum { NO_BASE = -1, MAX_ATTRIBUTES = 12 };
 
 enum second_base { JUST_ONE, VALUE_ERROR, LOOKUP_ERROR, NOT_IMPLEMENTED };
 
@@ -60,7 +60,9 @@ static const struct error_spec specs[] = {
         {"kdmp.TranslationError",
          E_UNREADABLE,
          JUST_ONE,
-         {"va", "dtb", "paging", "level", "entry", "entry_pa", "state", NULL},
+         {"va", "dtb", "paging", "level", "entry", "entry_pa", "state",
+          "protection", "prototype", "prototype_value", "pagefile",
+          "pagefile_page", NULL},
          "A page walk that found no page.\n\n"
          "`va`, `dtb` and `paging` say what was translated (`va` and `dtb` "
          "are None for\n"
@@ -71,9 +73,16 @@ static const struct error_spec specs[] = {
          "`entries` is all that was read, root first. `state` is what Windows "
          "means by the\n"
          "entry: \"zero\", \"prototype\", \"demand_zero\", \"pagefile\", "
-         "\"transition\", \"bad\",\n"
-         "\"table\" (leads to a table that could not be read), \"valid\" or "
-         "\"none\"."},
+         "\"subsection\", \"vad\",\n"
+         "\"transition\", \"bad\", \"table\" (leads to a table that could not "
+         "be read), \"valid\"\n"
+         "or \"none\". `protection` is the entry's 5-bit Windows protection; "
+         "`prototype` and\n"
+         "`prototype_value` are address and content of a prototype PTE that "
+         "was "
+         "followed;\n"
+         "`pagefile` and `pagefile_page` say where a paged-out page is (page "
+         "number)."},
     [E_NOT_PRESENT] =
         {"kdmp.NotPresentError",
          E_TRANSLATION,
@@ -359,6 +368,10 @@ state_clause(int state)
         return "is in a page file";
     case KDMP_PTE_BAD:
         return "has reserved bits set";
+    case KDMP_PTE_SUBSECTION:
+        return "leads to a page of a mapped file that is not in memory";
+    case KDMP_PTE_VAD:
+        return "says to ask the VAD";
     default:
         return "is not valid";
     }
@@ -505,6 +518,16 @@ put_walk(struct module_state *state, PyObject *exc,
     }
     if (walk->depth == 0)
         return 0;
+    if (walk->prototype != 0
+        && (put_u64(exc, "prototype", walk->prototype) < 0
+            || put_u64(exc, "prototype_value", walk->prototype_value) < 0))
+        return -1;
+    if (walk->state == KDMP_PTE_PAGEFILE
+        && (put_u64(exc, "pagefile", walk->pagefile) < 0
+            || put_u64(exc, "pagefile_page", walk->pagefile_page) < 0))
+        return -1;
+    if (put_u64(exc, "protection", walk->protection) < 0)
+        return -1;
     if (put_u64(exc, "entry", walk->entries[walk->depth - 1].value) < 0
         || put_u64(exc, "entry_pa", walk->entries[walk->depth - 1].paddr) < 0) {
         return -1;

@@ -64,9 +64,10 @@ add_types(PyObject *module, struct module_state *state)
         {T_PAGE_ITERATOR, &page_iterator_spec, 0},
         {T_RUN_ITERATOR, &run_iterator_spec, 0},
         {T_FRAME, &frame_spec, 0},
+        {T_MAPPING_ITERATOR, &mapping_iterator_spec, 0},
     };
-    static const enum type_index records[] = {T_ENTRY, T_GAP, T_RUN,
-                                              T_VA_RANGE};
+    static const enum type_index records[] = {T_ENTRY, T_GAP, T_RUN, T_VA_RANGE,
+                                              T_MAPPING};
 
     for (size_t i = 0; i < sizeof(types) / sizeof(types[0]); i++) {
         PyObject *type = PyType_FromModuleAndSpec(module, types[i].spec, NULL);

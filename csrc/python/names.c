@@ -33,6 +33,8 @@ static const char *const states[] = {
     [KDMP_PTE_PAGEFILE] = "pagefile",
     [KDMP_PTE_TABLE] = "table",
     [KDMP_PTE_BAD] = "bad",
+    [KDMP_PTE_SUBSECTION] = "subsection",
+    [KDMP_PTE_VAD] = "vad",
 };
 _Static_assert(COUNT(states) == KDMP_PTE_STATE_COUNT, "a state has no name");
 

@@ -36,6 +36,8 @@ enum type_index {
     T_GAP,
     T_RUN,
     T_VA_RANGE,
+    T_MAPPING,
+    T_MAPPING_ITERATOR,
     TYPE_COUNT
 };
 
@@ -164,14 +166,18 @@ typedef _Atomic(Py_ssize_t) pin_count;
 typedef Py_ssize_t pin_count;
 #endif
 
+/* PageFileLow has four bits. */
+#define PAGEFILE_COUNT 16
+
 typedef struct {
     PyObject_HEAD
     struct module_state *state;
     struct kdmp_dump *handle; /* owned; valid while 'pins' >= 0 */
     pin_count pins;
     enum dump_io io;
-    Py_buffer source;             /* IO_MEMORY: keeps the bytes alive */
-    PyObject *file;               /* IO_FILE: has seek() and read() */
+    Py_buffer source; /* IO_MEMORY: keeps the bytes alive */
+    PyObject *file;   /* IO_FILE: has seek() and read() */
+    struct kdmp_pagefile *pagefiles[PAGEFILE_COUNT]; /* by number; or NULL */
     PyThread_type_lock file_lock; /* around each seek() and read() */
 #ifdef Py_GIL_DISABLED
     _Atomic(unsigned long) file_owner;
@@ -184,7 +190,8 @@ extern PyType_Spec dump_spec;
 
 /* Open 'source' into 'self', which owns nothing yet.  'raw' is None or
    (arch, runs). */
-int dump_open(DumpObject *self, PyObject *source, int map, PyObject *raw);
+int dump_open(DumpObject *self, PyObject *source, int map, PyObject *raw,
+              PyObject *pagefiles);
 /* Give back what dump_open() has taken. */
 void dump_release(DumpObject *self);
 
@@ -272,6 +279,10 @@ PyObject *dump_va_ranges(PyObject *op, PyObject *unused);
 extern const char dump_triage_header_doc[];
 PyObject *dump_triage_header(PyObject *op, void *closure);
 
+/* --- reader_mappings.c ------------------------------------------------- */
+
+extern PyType_Spec mapping_iterator_spec;
+
 /* --- pages_object.c ---------------------------------------------------- */
 
 extern PyType_Spec pages_spec;
@@ -312,6 +323,8 @@ translation_new(struct module_state *state)
 
 int records_init(struct module_state *state);
 PyObject *run_record(struct module_state *state, const struct kdmp_run *run);
+PyObject *mapping_record(struct module_state *state,
+                         const struct kdmp_mapping *mapping);
 PyObject *va_range_record(struct module_state *state,
                           const struct kdmp_va_range *range);
 /* Steals both references; NULL if one is NULL. */

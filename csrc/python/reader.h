@@ -90,6 +90,10 @@ READER_METHOD(try_read_exact);
 READER_METHOD(read_into);
 READER_METHOD(read_gaps);
 READER_METHOD(is_readable);
+/* reader_mappings.c */
+READER_METHOD(mappings);
+READER_METHOD(mappings_buffer);
+READER_METHOD(find_frame);
 /* reader_scalars.c */
 READER_METHOD(read_u8);
 READER_METHOD(read_u16);

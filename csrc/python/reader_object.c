@@ -160,6 +160,35 @@ as_string_limit(PyObject *arg, uint64_t *out)
     return 0;
 }
 
+/* The members of struct kdmp_pte_format in their order. */
+static int
+as_pte_format(PyObject *arg, struct kdmp_pte_format *out)
+{
+    unsigned long long mask;
+
+    if (!PyTuple_Check(arg)) {
+        PyErr_SetString(PyExc_TypeError, "pte_format must be a tuple of ints");
+        return -1;
+    }
+    if (!PyArg_ParseTuple(arg, "Kbbbbbbbb;pte_format has nine numbers", &mask,
+                          &out->swizzle, &out->protection,
+                          &out->prototype_protection, &out->prototype_read_only,
+                          &out->prototype_address, &out->prototype_split,
+                          &out->pagefile_low, &out->pagefile_high)) {
+        return -1;
+    }
+    out->frame_mask = mask;
+    if (mask == 0 || out->swizzle > 63 || out->protection > 58
+        || (out->prototype_protection > 58 && out->prototype_protection != 63)
+        || out->prototype_read_only > 63 || out->prototype_address > 63
+        || out->pagefile_low > 59 || out->pagefile_high > 63) {
+        PyErr_SetString(PyExc_ValueError,
+                        "pte_format has a bit position beyond the entry");
+        return -1;
+    }
+    return 0;
+}
+
 static uint8_t
 space_pointer_size(enum kdmp_paging paging, const struct kdmp_info *info)
 {
@@ -171,21 +200,29 @@ space_pointer_size(enum kdmp_paging paging, const struct kdmp_info *info)
 static int
 reader_init(PyObject *op, PyObject *args, PyObject *kwargs)
 {
-    static char *names[] = {"dump",         "paging", "dtb", "invalid_pte_mask",
-                            "string_limit", NULL};
+    static char *names[] = {"dump",
+                            "paging",
+                            "dtb",
+                            "invalid_pte_mask",
+                            "string_limit",
+                            "kernel_dtb",
+                            "pte_format",
+                            "zero_fill",
+                            NULL};
     ReaderObject *self = (ReaderObject *)op;
     PyObject *dump_arg, *dtb_arg = NULL, *mask_arg = Py_None;
-    PyObject *limit_arg = NULL;
+    PyObject *limit_arg = NULL, *kernel_arg = NULL, *format_arg = Py_None;
+    int zero_fill = 0;
     DumpObject *dump;
     struct kdmp_space space = {.root = 0};
     uint64_t limit = DEFAULT_STRING_LIMIT;
     const char *paging_arg = NULL; /* required, but by keyword */
     int paging;
 
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O!|$sOOO:ReaderBase", names,
-                                     self->state->types[T_DUMP], &dump_arg,
-                                     &paging_arg, &dtb_arg, &mask_arg,
-                                     &limit_arg)) {
+    if (!PyArg_ParseTupleAndKeywords(
+            args, kwargs, "O!|$sOOOOOp:ReaderBase", names,
+            self->state->types[T_DUMP], &dump_arg, &paging_arg, &dtb_arg,
+            &mask_arg, &limit_arg, &kernel_arg, &format_arg, &zero_fill)) {
         return -1;
     }
     if (paging_arg == NULL) {
@@ -205,6 +242,13 @@ reader_init(PyObject *op, PyObject *args, PyObject *kwargs)
         || (limit_arg != NULL && as_string_limit(limit_arg, &limit) < 0)) {
         return -1;
     }
+    if ((kernel_arg != NULL
+         && as_u64(kernel_arg, "kernel_dtb", &space.kernel_root) < 0)
+        || (format_arg != Py_None
+            && as_pte_format(format_arg, &space.format) < 0)) {
+        return -1;
+    }
+    space.zero_fill = (uint8_t)zero_fill;
     if (mask_arg != Py_None) {
         if (as_u64(mask_arg, "invalid_pte_mask", &space.invalid_pte_mask) < 0)
             return -1;
@@ -219,6 +263,8 @@ reader_init(PyObject *op, PyObject *args, PyObject *kwargs)
         return -1;
     space.source = kdmp_get_source(dump->handle);
     space.dump = dump->handle;
+    space.pagefiles = (const struct kdmp_pagefile *const *)dump->pagefiles;
+    space.pagefile_count = PAGEFILE_COUNT;
     space.paging = (enum kdmp_paging)paging;
     if (!has_walk(space.paging))
         space.root = 0;
@@ -306,6 +352,35 @@ get_mask(PyObject *op, void *closure)
 }
 
 static PyObject *
+get_kernel_dtb(PyObject *op, void *closure)
+{
+    ReaderObject *self = (ReaderObject *)op;
+
+    if (self->space.kernel_root == 0)
+        Py_RETURN_NONE;
+    return PyLong_FromUnsignedLongLong(self->space.kernel_root);
+}
+
+static PyObject *
+get_pte_format(PyObject *op, void *closure)
+{
+    const struct kdmp_pte_format *f = &((ReaderObject *)op)->space.format;
+
+    if (f->frame_mask == 0)
+        Py_RETURN_NONE;
+    return Py_BuildValue("(Kiiiiiiii)", (unsigned long long)f->frame_mask,
+                         f->swizzle, f->protection, f->prototype_protection,
+                         f->prototype_read_only, f->prototype_address,
+                         f->prototype_split, f->pagefile_low, f->pagefile_high);
+}
+
+static PyObject *
+get_zero_fill(PyObject *op, void *closure)
+{
+    return PyBool_FromLong(((ReaderObject *)op)->space.zero_fill);
+}
+
+static PyObject *
 get_string_limit(PyObject *op, void *closure)
 {
     ReaderObject *self = (ReaderObject *)op;
@@ -344,6 +419,18 @@ static PyGetSetDef reader_getset[] = {
     GETTER(
         "invalid_pte_mask", get_mask,
         "MiState.Hardware.InvalidPteMask, as given; None if it is not known."),
+    GETTER("kernel_dtb", get_kernel_dtb,
+           "A second root to read prototype PTEs by, None if there is none."),
+    GETTER("pte_format", get_pte_format,
+           "Where Windows keeps what in a PTE that is not valid; None for that "
+           "of current builds.\n\n"
+           "frame_mask, then bit numbers: swizzle, protection, "
+           "prototype_protection,\n"
+           "prototype_read_only, prototype_address, prototype_split (a flag), "
+           "pagefile_low,\n"
+           "pagefile_high."),
+    GETTER("zero_fill", get_zero_fill,
+           "Whether demand-zero pages read as zeros."),
     PROPERTY(
         "string_limit", get_string_limit, set_string_limit,
         "Bytes that a string without an explicit limit may have; None means "
@@ -453,6 +540,9 @@ static PyMethodDef reader_methods[] = {
     METHOD(read_into),
     METHOD(read_gaps),
     METHOD(is_readable),
+    METHOD(mappings),
+    METHOD(mappings_buffer),
+    METHOD(find_frame),
     METHOD(read_u8),
     METHOD(read_u16),
     METHOD(read_u32),
@@ -475,7 +565,8 @@ static PyMethodDef reader_methods[] = {
 PyDoc_STRVAR(
     reader_doc,
     "ReaderBase(dump, *, paging, dtb=0, invalid_pte_mask=None, "
-    "string_limit=65536)\n--\n\n"
+    "string_limit=65536, kernel_dtb=0, pte_format=None, "
+    "zero_fill=False)\n--\n\n"
     "One address space of a dump: translation, bytes, numbers and "
     "strings.\n\n"
     "Every address may be an int or an AccessContext. Numbers are little-"
@@ -487,7 +578,11 @@ PyDoc_STRVAR(
     "`paging` is \"physical\", \"x64\", \"la57\", \"x86\", \"pae\", "
     "\"arm64\" or \"triage\"; `dtb` the\n"
     "page-table root; `invalid_pte_mask` the kernel's "
-    "MiState.Hardware.InvalidPteMask.");
+    "MiState.Hardware.InvalidPteMask.\n"
+    "`kernel_dtb` is a second root to read prototype PTEs by, `pte_format` the "
+    "nine numbers\n"
+    "of the attribute of that name; with `zero_fill` demand-zero pages read as "
+    "zeros.");
 
 static PyType_Slot reader_slots[] = {
     {Py_tp_doc, (void *)reader_doc},

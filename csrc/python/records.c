@@ -64,6 +64,28 @@ static PyStructSequence_Desc va_range_desc = {
     "\"thread\" or \"process\"; the last three are copies of structures.",
     va_range_fields, 4};
 
+static PyStructSequence_Field mapping_fields[] = {
+    {"start", "First virtual address."},
+    {"size", "How many bytes."},
+    {"page_size", "Size of each page; of what one entry maps if none does."},
+    {"pa", "Physical address of the first page; None without a frame."},
+    {"state", "What the entries are, as Translation.state; \"table\": a page "
+              "table is missing."},
+    {"writable", "Whether Windows lets the pages be written."},
+    {"executable", "Whether code may run there."},
+    {"user", "Whether user mode has access."},
+    {NULL, NULL},
+};
+
+static PyStructSequence_Desc mapping_desc = {
+    "kdmp.Mapping",
+    "A mapped range: `start`, `size` in bytes, `page_size`, `pa`, `state` and "
+    "rights.\n\n"
+    "Neighbouring pages of one size, state and rights are one range; their "
+    "frames need not\n"
+    "follow each other.",
+    mapping_fields, 8};
+
 /* Name(field=0x1, ...): ints in hex, the rest as it is. */
 static PyObject *
 record_repr(PyObject *self, PyObject *unused)
@@ -128,7 +150,10 @@ records_init(struct module_state *state)
     if (state->types[T_RUN] == NULL)
         return -1;
     state->types[T_VA_RANGE] = record_type(&va_range_desc);
-    return state->types[T_VA_RANGE] != NULL ? 0 : -1;
+    if (state->types[T_VA_RANGE] == NULL)
+        return -1;
+    state->types[T_MAPPING] = record_type(&mapping_desc);
+    return state->types[T_MAPPING] != NULL ? 0 : -1;
 }
 
 /* A record of three values, stealing the references; NULL if one is NULL. */
@@ -148,6 +173,31 @@ record(PyTypeObject *type, PyObject *a, PyObject *b, PyObject *c)
     PyStructSequence_SetItem(self, 0, a);
     PyStructSequence_SetItem(self, 1, b);
     PyStructSequence_SetItem(self, 2, c);
+    return self;
+}
+
+PyObject *
+mapping_record(struct module_state *state, const struct kdmp_mapping *mapping)
+{
+    PyObject *self = PyStructSequence_New(state->types[T_MAPPING]);
+    PyObject *items[8];
+
+    if (self == NULL)
+        return NULL;
+    items[0] = PyLong_FromUnsignedLongLong(mapping->start);
+    items[1] = PyLong_FromUnsignedLongLong(mapping->size);
+    items[2] = PyLong_FromUnsignedLongLong(mapping->page_size);
+    items[3] = mapping->paddr != 0 || mapping->state == KDMP_PTE_VALID
+                   ? PyLong_FromUnsignedLongLong(mapping->paddr)
+                   : Py_NewRef(Py_None);
+    items[4] = PyUnicode_InternFromString(state_name(mapping->state));
+    items[5] = PyBool_FromLong(mapping->flags & KDMP_T_WRITABLE);
+    items[6] = PyBool_FromLong((mapping->flags & KDMP_T_EXECUTABLE) != 0);
+    items[7] = PyBool_FromLong((mapping->flags & KDMP_T_USER) != 0);
+    for (Py_ssize_t i = 0; i < 8; i++)
+        PyStructSequence_SetItem(self, i, items[i]);
+    if (PyErr_Occurred())
+        Py_CLEAR(self);
     return self;
 }
 

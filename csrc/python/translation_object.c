@@ -85,9 +85,19 @@ get_transition(PyObject *op, void *closure)
 static PyObject *
 get_protection(PyObject *op, void *closure)
 {
-    if (WALK(op)->state != KDMP_PTE_TRANSITION)
+    if (WALK(op)->state != KDMP_PTE_TRANSITION
+        && WALK(op)->state != KDMP_PTE_PROTOTYPE)
         Py_RETURN_NONE;
     return PyLong_FromLong(WALK(op)->protection);
+}
+
+static PyObject *
+get_prototype(PyObject *op, void *closure)
+{
+    if (WALK(op)->prototype == 0)
+        Py_RETURN_NONE;
+    return PyLong_FromUnsignedLongLong(
+        closure != NULL ? WALK(op)->prototype_value : WALK(op)->prototype);
 }
 
 static PyObject *
@@ -122,7 +132,9 @@ translation_repr(PyObject *op)
         walk->flags & KDMP_T_USER ? "u" : "k", "r",
         walk->flags & KDMP_T_WRITABLE ? "w" : "-",
         walk->flags & KDMP_T_EXECUTABLE ? "x" : "-",
-        walk->state == KDMP_PTE_TRANSITION ? ", transition" : "");
+        walk->state == KDMP_PTE_TRANSITION  ? ", transition"
+        : walk->state == KDMP_PTE_PROTOTYPE ? ", prototype"
+                                            : "");
 }
 
 static Py_hash_t
@@ -145,7 +157,8 @@ same_walk(const struct kdmp_translation *a, const struct kdmp_translation *b)
         || a->page_size != b->page_size || a->flags != b->flags
         || a->paging != b->paging || a->state != b->state
         || a->level != b->level || a->depth != b->depth
-        || a->protection != b->protection) {
+        || a->protection != b->protection || a->prototype != b->prototype
+        || a->prototype_value != b->prototype_value) {
         return 0;
     }
     for (int i = 0; i < a->depth; i++) {
@@ -191,18 +204,19 @@ translation_reduce(PyObject *op, PyObject *unused)
         return NULL;
     }
     return Py_BuildValue(
-        "(N(KKKKIssiiN))", restore, (unsigned long long)walk->vaddr,
+        "(N(KKKKIssiiNKK))", restore, (unsigned long long)walk->vaddr,
         (unsigned long long)walk->root, (unsigned long long)walk->paddr,
         (unsigned long long)walk->page_size, (unsigned int)walk->flags,
         paging_name(walk->paging), state_name(walk->state), (int)walk->level,
-        (int)walk->protection, entries);
+        (int)walk->protection, entries, (unsigned long long)walk->prototype,
+        (unsigned long long)walk->prototype_value);
 }
 
 static PyObject *
 translation_restore(PyObject *cls, PyObject *args)
 {
     struct module_state *state = state_of_type((PyTypeObject *)cls);
-    unsigned long long vaddr, root, paddr, page_size;
+    unsigned long long vaddr, root, paddr, page_size, prototype, value;
     unsigned int flags;
     const char *paging, *pte_state;
     unsigned char level, protection;
@@ -210,9 +224,10 @@ translation_restore(PyObject *cls, PyObject *args)
     TranslationObject *self;
 
     if (state == NULL
-        || !PyArg_ParseTuple(args, "KKKKIssbbO!:_restore", &vaddr, &root,
+        || !PyArg_ParseTuple(args, "KKKKIssbbO!KK:_restore", &vaddr, &root,
                              &paddr, &page_size, &flags, &paging, &pte_state,
-                             &level, &protection, &PyTuple_Type, &entries)) {
+                             &level, &protection, &PyTuple_Type, &entries,
+                             &prototype, &value)) {
         return NULL;
     }
     if (paging_by_name(paging) < 0 || state_by_name(pte_state) < 0
@@ -234,17 +249,19 @@ translation_restore(PyObject *cls, PyObject *args)
         .level = level,
         .depth = (uint8_t)PyTuple_GET_SIZE(entries),
         .protection = protection,
+        .prototype = prototype,
+        .prototype_value = value,
     };
     for (int i = 0; i < self->walk.depth; i++) {
-        unsigned long long entry_pa, value;
+        unsigned long long entry_pa, entry;
 
         if (!PyArg_Parse(PyTuple_GET_ITEM(entries, i), "(KK)", &entry_pa,
-                         &value)) {
+                         &entry)) {
             Py_DECREF(self);
             return NULL;
         }
         self->walk.entries[i].paddr = entry_pa;
-        self->walk.entries[i].value = value;
+        self->walk.entries[i].value = entry;
     }
     return (PyObject *)self;
 }
@@ -274,9 +291,11 @@ static PyGetSetDef translation_getset[] = {
         "level", get_level,
         "Level of the entry that maps the page: 1 = PT, 2 = PD, 3 = PDPT; 0 if "
         "there was no walk."),
-    GETTER("state", get_state,
-           "What the last entry is: \"valid\", \"transition\", or \"none\" if "
-           "there was no walk."),
+    GETTER(
+        "state", get_state,
+        "What the last entry is: \"valid\", \"transition\", \"prototype\" (a "
+        "shared page), or\n"
+        "\"none\" if there was no walk."),
     GETTER(
         "transition", get_transition,
         "Whether the page is on its way out: invalid for the CPU, still in its "
@@ -304,8 +323,15 @@ static PyGetSetDef translation_getset[] = {
          "Whether the L1TF bits of a software PTE were removed."),
     FLAG("kernel_executable", KDMP_T_KERNEL_EXECUTABLE,
          "ARM64: whether EL1 may run code there."),
-    GETTER("protection", get_protection,
-           "The 5-bit Windows protection of a transition PTE, else None."),
+    GETTER(
+        "protection", get_protection,
+        "The 5-bit Windows protection of a transition or prototype PTE, else "
+        "None."),
+    GETTER(
+        "prototype", get_prototype,
+        "Address of the prototype PTE that led to a shared page, else None."),
+    {"prototype_value", get_prototype, NULL,
+     "Content of that prototype PTE, else None.", (void *)1},
     GETTER("entries", get_entries,
            "The entries of the walk, a tuple of PageTableEntry, root first."),
     {NULL},

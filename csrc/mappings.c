@@ -1,0 +1,259 @@
+/*
+ * mappings.c: enumerate what an address space maps, as merged ranges.
+ *
+ * The enumeration holds no pointers between calls: it walks down to where it
+ * was, so that a caller can stop, wait or give up at any time.
+ *
+ * SPDX-License-Identifier: MIT
+ */
+#include "mmu.h"
+
+/* What makes two neighbouring pages one range. */
+#define MAPPING_RIGHTS (KDMP_T_WRITABLE | KDMP_T_EXECUTABLE | KDMP_T_USER)
+
+struct enumeration {
+    const struct mmu *mmu;
+    struct kdmp_space plain; /* does not follow prototype PTEs */
+    uint64_t position;       /* everything below has been seen */
+    uint64_t last;
+    struct kdmp_map_cursor *cursor;
+    struct kdmp_mapping *out;
+    size_t room;
+    size_t count;
+    enum kdmp_status status;
+    uint8_t tables[5][PAGE_SIZE]; /* by level, where the file is not mapped */
+};
+
+/* An address of the walk, which counts from 0 without a hole, as it is
+ * written. */
+static uint64_t
+canonical(const struct mmu *mmu, uint64_t linear)
+{
+    unsigned bits = mmu->shift(mmu->levels) + mmu->index_bits(mmu->levels);
+
+    if (mmu->last_address == UINT32_MAX || !(linear >> (bits - 1) & 1))
+        return linear;
+    return linear | ~((UINT64_C(1) << bits) - 1);
+}
+
+static uint64_t
+linear(const struct mmu *mmu, uint64_t vaddr)
+{
+    unsigned bits = mmu->shift(mmu->levels) + mmu->index_bits(mmu->levels);
+
+    return vaddr & ((UINT64_C(1) << bits) - 1);
+}
+
+/* Add a page or a missing table to the pending range, or finish that one.  1
+ * if the output is full. */
+static int
+emit(struct enumeration *e, uint64_t start, uint64_t size, uint64_t page_size,
+     uint64_t paddr, uint32_t flags, enum kdmp_pte_state state)
+{
+    struct kdmp_map_cursor *cursor = e->cursor;
+    struct kdmp_mapping *pending = &cursor->pending;
+
+    e->position = start + size;
+    start = canonical(e->mmu, start);
+    if (cursor->filter
+        && ((state != KDMP_PTE_VALID && paddr == 0)
+            || cursor->only_pfn < paddr >> PAGE_SHIFT
+            || cursor->only_pfn >= (paddr + size) >> PAGE_SHIFT))
+        return 0;
+    flags &= MAPPING_RIGHTS;
+    if (cursor->has_pending) {
+        if (!cursor->filter && pending->start + pending->size == start
+            && pending->page_size == page_size && pending->flags == flags
+            && pending->state == state) {
+            pending->size += size;
+            return 0;
+        }
+        e->out[e->count++] = *pending;
+    }
+    memset(pending, 0, sizeof(*pending));
+    pending->start = start;
+    pending->size = size;
+    pending->page_size = page_size;
+    pending->paddr = paddr;
+    pending->flags = flags;
+    pending->state = (uint8_t)state;
+    cursor->has_pending = 1;
+    return e->count == e->room;
+}
+
+/* The bytes of a table, or NULL. */
+static const uint8_t *
+load_table(struct enumeration *e, uint64_t table, uint64_t size, int level)
+{
+    const struct kdmp_source *source = e->plain.source;
+    uint8_t *copy = e->tables[level - 1];
+    uint64_t done = 0;
+
+    while (done < size) {
+        struct kdmp_extent extent;
+
+        if (source->locate(source, table + done, size - done, &extent)
+            != KDMP_OK)
+            return NULL;
+        if (extent.ptr != NULL && extent.length == size)
+            return extent.ptr;
+        if (extent.ptr != NULL)
+            memcpy(copy + done, extent.ptr, (size_t)extent.length);
+        else if (source->read_file(source, extent.file_offset, copy + done,
+                                   (size_t)extent.length)
+                 != KDMP_OK)
+            return NULL;
+        done += extent.length;
+    }
+    return copy;
+}
+
+static int visit_table(struct enumeration *e, uint64_t table, int level,
+                       uint64_t base, uint32_t rights);
+
+/* An entry that is not valid.  1 to stop. */
+static int
+visit_invalid(struct enumeration *e, uint64_t value, int level, uint64_t start,
+              uint32_t rights)
+{
+    uint64_t span = UINT64_C(1) << e->mmu->shift(level), base = 0;
+    struct kdmp_translation entry;
+    uint32_t granted = 0;
+    enum kdmp_status status;
+
+    memset(&entry, 0, sizeof(entry));
+    entry.vaddr = canonical(e->mmu, start);
+    status = kdmp_walk_invalid(e->mmu, &e->plain, value, level, &base, &granted,
+                               &entry);
+    if (status == KDMP_OK && level > 1)
+        return visit_table(e, base, level - 1, start, rights);
+    if (status == KDMP_OK) {
+        entry.state = KDMP_PTE_TRANSITION;
+        entry.paddr = base;
+    }
+    if (entry.state != KDMP_PTE_PROTOTYPE)
+        granted = mmu_soft_rights(entry.protection);
+    rights &= granted | KDMP_T_USER;
+    return emit(e, start, span, span, entry.paddr & ~(uint64_t)(PAGE_SIZE - 1),
+                rights, (enum kdmp_pte_state)entry.state);
+}
+
+/* A table that is not there: what it would map, as far as that is addresses.
+ * A missing root is two ranges, one for each half.  1 to stop. */
+static int
+emit_missing(struct enumeration *e, uint64_t base, uint64_t size, uint64_t span)
+{
+    uint64_t half = linear(e->mmu, e->mmu->last_address) / 2 + 1;
+
+    if (e->mmu->last_address == UINT32_MAX || size <= half)
+        return emit(e, base, size, span, 0, 0, KDMP_PTE_TABLE);
+    if (e->position < half && emit(e, 0, half, span, 0, 0, KDMP_PTE_TABLE))
+        return 1;
+    if (e->last < half) {
+        e->cursor->done = 1;
+        return 1;
+    }
+    return emit(e, half, half, span, 0, 0, KDMP_PTE_TABLE);
+}
+
+/* Go through a table from e->position on.  'base' is the first address it
+ * maps.  1 to stop: output full, limit, or past the last address. */
+static int
+visit_table(struct enumeration *e, uint64_t table, int level, uint64_t base,
+            uint32_t rights)
+{
+    const struct mmu *mmu = e->mmu;
+    unsigned shift = mmu->shift(level), entry_size = mmu->entry_size;
+    uint64_t entries = UINT64_C(1) << mmu->index_bits(level);
+    uint64_t span = UINT64_C(1) << shift, i = 0;
+    const uint8_t *bytes;
+
+    if (e->position > base)
+        i = (e->position - base) >> shift;
+    bytes = load_table(e, table, entries * entry_size, level);
+    if (bytes == NULL)
+        return emit_missing(e, base, entries * span, span);
+    if (e->position <= base) { /* else it was counted when it was begun */
+        if (e->cursor->tables_left == 0) {
+            e->status = KDMP_E_LIMIT;
+            return 1;
+        }
+        e->cursor->tables_left--;
+    }
+    for (; i < entries; i++) {
+        uint64_t start = base + i * span;
+        uint64_t value = load_le(bytes + i * entry_size, entry_size);
+        struct mmu_step step;
+        int stop;
+
+        if (start > e->last) {
+            e->cursor->done = 1;
+            return 1;
+        }
+        if (value == 0)
+            continue;
+        mmu->decode(value, level, canonical(mmu, start), &step);
+        if (step.kind == MMU_TABLE)
+            stop = visit_table(e, step.base, level - 1, start,
+                               rights & step.allow);
+        else if (step.kind == MMU_INVALID)
+            stop = visit_invalid(e, value, level, start, rights);
+        else if (step.kind == MMU_BAD)
+            stop = emit(e, start, span, span, 0, 0, KDMP_PTE_BAD);
+        else
+            stop = emit(e, start, span, span, step.base, rights & step.allow,
+                        KDMP_PTE_VALID);
+        if (stop)
+            return 1;
+    }
+    e->position = base + entries * span;
+    return 0;
+}
+
+enum kdmp_status
+kdmp_next_mappings(const struct kdmp_space *space,
+                   struct kdmp_map_cursor *cursor, struct kdmp_mapping *out,
+                   size_t room, size_t *count_out)
+{
+    const struct mmu *mmu = kdmp_mmu_of(space->paging);
+    struct enumeration *e;
+    enum kdmp_status status;
+
+    *count_out = 0;
+    if (mmu == NULL)
+        return KDMP_E_UNSUPPORTED;
+    if (room == 0)
+        return KDMP_E_ARGUMENT;
+    e = kdmp_calloc(1, sizeof(*e));
+    if (e == NULL)
+        return KDMP_E_NOMEM;
+    e->mmu = mmu;
+    e->plain = *space;
+    e->plain.keep_prototypes = 1;
+    e->cursor = cursor;
+    e->out = out;
+    e->room = room;
+    /* Bounds in the hole between the halves move out of it. */
+    e->position = linear(mmu, cursor->next + mmu->hole(cursor->next));
+    e->last = mmu->hole(cursor->last) == 0 ? linear(mmu, cursor->last)
+                                           : linear(mmu, mmu->last_address) / 2;
+    if (e->position > e->last)
+        cursor->done = 1;
+    if (!cursor->done
+        && !visit_table(e, space->root & mmu->root_mask, mmu->levels, 0,
+                        MAPPING_RIGHTS))
+        cursor->done = 1;
+    /* What is pending when nothing can join it any more. */
+    if ((cursor->done || e->status != KDMP_OK) && cursor->has_pending
+        && e->count < room) {
+        out[e->count++] = cursor->pending;
+        cursor->has_pending = 0;
+    }
+    cursor->next = canonical(mmu, e->position);
+    if (e->position >> (mmu->shift(mmu->levels) + mmu->index_bits(mmu->levels)))
+        cursor->done = 1;
+    *count_out = e->count;
+    status = e->status;
+    kdmp_free(e);
+    return status;
+}

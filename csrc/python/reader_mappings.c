@@ -1,0 +1,273 @@
+/*
+ * Reader.mappings(): the mapped ranges of an address space, one by one or as
+ * an array.
+ *
+ * SPDX-License-Identifier: MIT
+ */
+#include "reader.h"
+
+/* Fetched from the core at once. */
+#define BATCH 64
+
+typedef struct {
+    PyObject_HEAD
+    ReaderObject *reader;
+    struct kdmp_map_cursor cursor;
+    struct kdmp_mapping batch[BATCH];
+    size_t count;
+    size_t next;
+    int over; /* the limit was reached */
+} MappingIterator;
+
+/* Page tables that an enumeration may visit: those there are, each several
+ * times, since there are self maps and shared tables, but not without end. */
+static uint64_t
+table_limit(const struct kdmp_info *info)
+{
+    return 8 * info->pages_described + 0x800;
+}
+
+/* 0, or -1 with an exception. */
+static int
+cursor_init(ReaderObject *self, PyObject *start, PyObject *end,
+            struct kdmp_map_cursor *cursor)
+{
+    uint64_t last = kdmp_last_address(self->space.paging);
+
+    memset(cursor, 0, sizeof(*cursor));
+    cursor->last = last;
+    if ((start != NULL && start != Py_None
+         && as_u64(start, "start", &cursor->next) < 0)
+        || (end != NULL && end != Py_None
+            && as_u64(end, "last", &cursor->last) < 0)) {
+        return -1;
+    }
+    if (cursor->last > last || cursor->next > cursor->last) {
+        PyErr_SetString(PyExc_ValueError,
+                        "start and last must be a range of this space");
+        return -1;
+    }
+    if (self->dump == NULL)
+        return reader_not_initialised();
+    if (dump_pin(self->dump) < 0)
+        return -1;
+    cursor->tables_left = table_limit(kdmp_get_info(self->dump->handle));
+    dump_unpin(self->dump);
+    if (kdmp_paging_levels(self->space.paging) == 0) {
+        raise_text(self->state->errors[E_UNSUPPORTED],
+                   "a %s reader has no page tables to enumerate",
+                   paging_name((int)self->space.paging));
+        return -1;
+    }
+    return 0;
+}
+
+static int
+raise_limit(ReaderObject *self, const struct kdmp_map_cursor *cursor)
+{
+    raise_text(self->state->errors[E_KDMP],
+               "the page tables refer to each other without an end; stopped "
+               "at 0x%llx",
+               (unsigned long long)cursor->next);
+    return -1;
+}
+
+/* The next ranges: 0 and *count (and *over at the limit), or -1 with an
+   exception. */
+static int
+fetch(ReaderObject *self, struct kdmp_map_cursor *cursor,
+      struct kdmp_mapping *out, size_t room, size_t *count, int *over)
+{
+    struct kdmp_fault fault = {.status = KDMP_OK};
+    PyThreadState *ts;
+
+    *count = 0;
+    if (dump_pin(self->dump) < 0)
+        return -1;
+    ts = work_begin(self->dump, UINT64_MAX);
+    fault.status = kdmp_next_mappings(&self->space, cursor, out, room, count);
+    work_end(ts);
+    fault.status = access_end(self, fault.status);
+    if (fault.status == KDMP_E_LIMIT) {
+        *over = 1;
+    } else if (fault.status != KDMP_OK) {
+        raise_fault(self->state, &self->space, &fault);
+        return -1;
+    }
+    return 0;
+}
+
+static PyObject *
+iterator_next(PyObject *op)
+{
+    MappingIterator *self = (MappingIterator *)op;
+    ReaderObject *reader = self->reader;
+
+    while (self->next == self->count) {
+        if (self->over && !self->cursor.has_pending) {
+            self->over = 0;
+            self->cursor.done = 1;
+            raise_limit(reader, &self->cursor);
+            return NULL;
+        }
+        if (self->cursor.done && !self->cursor.has_pending)
+            return NULL;
+        self->next = self->count = 0;
+        if (fetch(reader, &self->cursor, self->batch, BATCH, &self->count,
+                  &self->over)
+            < 0)
+            return NULL;
+    }
+    return mapping_record(reader->state, &self->batch[self->next++]);
+}
+
+static int
+iterator_traverse(PyObject *op, visitproc visit, void *arg)
+{
+    Py_VISIT(Py_TYPE(op));
+    Py_VISIT(((MappingIterator *)op)->reader);
+    return 0;
+}
+
+static void
+iterator_dealloc(PyObject *op)
+{
+    PyTypeObject *type = Py_TYPE(op);
+
+    PyObject_GC_UnTrack(op);
+    Py_XDECREF(((MappingIterator *)op)->reader);
+    type->tp_free(op);
+    Py_DECREF(type);
+}
+
+static PyType_Slot iterator_slots[] = {
+    {Py_tp_doc, "Iterator over the mapped ranges of an address space."},
+    {Py_tp_traverse, iterator_traverse},
+    {Py_tp_dealloc, iterator_dealloc},
+    {Py_tp_iter, PyObject_SelfIter},
+    {Py_tp_iternext, iterator_next},
+    {0, NULL},
+};
+
+PyType_Spec mapping_iterator_spec = {
+    .name = "kdmp._kdmp.MappingIterator",
+    .basicsize = sizeof(MappingIterator),
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_IMMUTABLETYPE
+             | Py_TPFLAGS_DISALLOW_INSTANTIATION,
+    .slots = iterator_slots,
+};
+
+static PyObject *
+iterator_new(ReaderObject *reader, const struct kdmp_map_cursor *cursor)
+{
+    PyTypeObject *type = reader->state->types[T_MAPPING_ITERATOR];
+    MappingIterator *self = (MappingIterator *)type->tp_alloc(type, 0);
+
+    if (self != NULL) {
+        self->reader = (ReaderObject *)Py_NewRef(reader);
+        self->cursor = *cursor;
+    }
+    return (PyObject *)self;
+}
+
+const char reader_mappings_doc[] = PyDoc_STR(
+    "mappings($self, /, start=0, last=None)\n--\n\n"
+    "Return an iterator over the mapped ranges from `start` to `last`, a "
+    "Mapping each.\n\n"
+    "Ranges come in ascending order and lazily; entries that are zero are "
+    "none. Prototype\n"
+    "PTEs are not followed. A page table that is not in the dump gives a "
+    "range with the\n"
+    "state \"table\". Tables that refer to each other without an end give "
+    "KdmpError after a\n"
+    "bounded number of tables.");
+
+PyObject *
+reader_mappings(PyObject *op, PyObject *const *args, Py_ssize_t nargs,
+                PyObject *kwnames)
+{
+    SIGNATURE("mappings", 2, 2, 0, "start", "last");
+    struct kdmp_map_cursor cursor;
+
+    if (bind_args(&sig, args, nargs, kwnames, slot) < 0
+        || cursor_init((ReaderObject *)op, slot[0], slot[1], &cursor) < 0) {
+        return NULL;
+    }
+    return iterator_new((ReaderObject *)op, &cursor);
+}
+
+const char reader_find_frame_doc[] = PyDoc_STR(
+    "find_frame($self, /, pfn, start=0, last=None)\n--\n\n"
+    "Return an iterator over the mappings of one frame, a Mapping per page "
+    "that has it.\n\n"
+    "The address of the frame is `start + (pfn << 12) - pa` of the Mapping.");
+
+PyObject *
+reader_find_frame(PyObject *op, PyObject *const *args, Py_ssize_t nargs,
+                  PyObject *kwnames)
+{
+    SIGNATURE("find_frame", 3, 3, 1, "pfn", "start", "last");
+    struct kdmp_map_cursor cursor;
+    uint64_t pfn;
+
+    if (bind_args(&sig, args, nargs, kwnames, slot) < 0
+        || as_u64(slot[0], "pfn", &pfn) < 0
+        || cursor_init((ReaderObject *)op, slot[1], slot[2], &cursor) < 0) {
+        return NULL;
+    }
+    cursor.filter = 1;
+    cursor.only_pfn = pfn;
+    return iterator_new((ReaderObject *)op, &cursor);
+}
+
+const char reader_mappings_buffer_doc[] = PyDoc_STR(
+    "mappings_buffer($self, /, start=0, last=None)\n--\n\n"
+    "Return all mapped ranges as bytes, 40 for each range.\n\n"
+    "In the host's byte order: start, size, page_size and pa as u64, flags as "
+    "u32 (1\n"
+    "writable, 2 executable, 4 user), the number of the state as u8, 3 unused "
+    "bytes.");
+
+PyObject *
+reader_mappings_buffer(PyObject *op, PyObject *const *args, Py_ssize_t nargs,
+                       PyObject *kwnames)
+{
+    SIGNATURE("mappings_buffer", 2, 2, 0, "start", "last");
+    ReaderObject *self = (ReaderObject *)op;
+    struct kdmp_map_cursor cursor;
+    struct kdmp_mapping *all = NULL;
+    size_t count = 0, room = 0, got;
+    PyObject *bytes = NULL;
+    int over = 0;
+
+    _Static_assert(sizeof(struct kdmp_mapping) == 40, "documented layout");
+    if (bind_args(&sig, args, nargs, kwnames, slot) < 0
+        || cursor_init(self, slot[0], slot[1], &cursor) < 0) {
+        return NULL;
+    }
+    while ((!cursor.done && !over) || cursor.has_pending) {
+        if (room - count < BATCH) {
+            struct kdmp_mapping *more =
+                PyMem_Realloc(all, (2 * room + 1024) * sizeof(*all));
+
+            if (more == NULL) {
+                PyErr_NoMemory();
+                goto done;
+            }
+            all = more;
+            room = 2 * room + 1024;
+        }
+        if (fetch(self, &cursor, all + count, room - count, &got, &over) < 0)
+            goto done;
+        count += got;
+    }
+    if (over) {
+        raise_limit(self, &cursor);
+        goto done;
+    }
+    bytes = PyBytes_FromStringAndSize((const char *)all,
+                                      (Py_ssize_t)(count * sizeof(*all)));
+done:
+    PyMem_Free(all);
+    return bytes;
+}
