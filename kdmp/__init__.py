@@ -10,8 +10,9 @@
 SPDX-License-Identifier: MIT
 """
 
+import importlib
 from collections.abc import Iterable
-from typing import Any, Literal, SupportsIndex
+from typing import TYPE_CHECKING, Any, Literal, SupportsIndex
 
 from kdmp._kdmp import (
     AccessContext,
@@ -39,11 +40,16 @@ from kdmp._kdmp import (
 )
 from kdmp.bugcheck import BugCheck, BugCheckParameter
 from kdmp.context import Context, ExceptionRecord
-from kdmp.dump import Dump, Progress
+from kdmp.dump import Dump, PageFiles, Progress
+from kdmp.protection import protection_name, protection_rights
 from kdmp.reader import Reader
 from kdmp.records import DumpAttributes, DumpKind
 from kdmp.triage_writer import write_triage
 from kdmp.writer import DumpWriter, write_dump
+
+if TYPE_CHECKING:
+    from kdmp.explain import Explanation
+    from kdmp.pte import PteRow, PteView
 
 __version__: str = build_info()["version"]
 
@@ -59,6 +65,7 @@ __all__ = [
     "DumpKind",
     "DumpWriter",
     "ExceptionRecord",
+    "Explanation",
     "FormatError",
     "Gap",
     "KdmpError",
@@ -68,6 +75,8 @@ __all__ = [
     "PageTableEntry",
     "Pages",
     "PartialReadError",
+    "PteRow",
+    "PteView",
     "Reader",
     "RootNotPresentError",
     "Run",
@@ -82,10 +91,22 @@ __all__ = [
     "open",
     "open_raw",
     "phys",
+    "protection_name",
+    "protection_rights",
     "virt",
     "write_dump",
     "write_triage",
 ]
+
+
+# What only annotations and isinstance() need is imported when it is asked for.
+_LATER = {"Explanation": "kdmp.explain", "PteRow": "kdmp.pte", "PteView": "kdmp.pte"}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LATER:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(_LATER[name]), name)
 
 
 def open(
@@ -95,9 +116,10 @@ def open(
     dtb: SupportsIndex | None = None,
     paging: str | None = None,
     progress: Progress | None = None,
+    pagefiles: PageFiles | None = None,
 ) -> Dump:
     """Open a kernel crash dump. The same as `Dump(source, ...)`, which see."""
-    return Dump(source, io=io, dtb=dtb, paging=paging, progress=progress)
+    return Dump(source, io=io, dtb=dtb, paging=paging, progress=progress, pagefiles=pagefiles)
 
 
 def open_raw(
@@ -108,6 +130,7 @@ def open_raw(
     *,
     paging: str | None = None,
     io: Literal["map", "read"] = "map",
+    pagefiles: PageFiles | None = None,
 ) -> Dump:
     """Open memory that has no dump header: a flat image, an image in pieces, or an ELF core.
 
@@ -119,7 +142,7 @@ def open_raw(
 
     Header facts are None. Raises FormatError, ValueError for impossible runs, OSError.
     """
-    return Dump(source, io=io, dtb=dtb, paging=paging, raw=(arch, list(runs or ())))
+    return Dump(source, io=io, dtb=dtb, paging=paging, raw=(arch, list(runs or ())), pagefiles=pagefiles)
 
 
 def phys(pa: SupportsIndex) -> AccessContext:

@@ -72,8 +72,11 @@ class TranslationError(UnreadableError):
     a physical address). `level` is that of the last entry (4 = PML4 ... 1 = PT),
     `entry` its value and `entry_pa` its physical address (None if none was read).
     `entries` is all that was read, root first. `state` is what Windows means by the
-    entry: "zero", "prototype", "demand_zero", "pagefile", "transition", "bad",
-    "table" (leads to a table that could not be read), "valid" or "none".
+    entry: "zero", "prototype", "demand_zero", "pagefile", "subsection", "vad",
+    "transition", "bad", "table" (leads to a table that could not be read), "valid"
+    or "none". `protection` is the entry's 5-bit Windows protection; `prototype` and
+    `prototype_value` are address and content of a prototype PTE that was followed;
+    `pagefile` and `pagefile_page` say where a paged-out page is (page number).
     """
 
     va: int | None
@@ -84,6 +87,11 @@ class TranslationError(UnreadableError):
     entry_pa: int | None
     entries: tuple[PageTableEntry, ...]
     state: str | None
+    protection: int | None
+    prototype: int | None
+    prototype_value: int | None
+    pagefile: int | None
+    pagefile_page: int | None
 
 class NotPresentError(TranslationError):
     """A page-table entry says that there is no page in memory."""
@@ -192,6 +200,39 @@ class VaRange(structseq[Any], tuple[int, int, int, str]):
         """Where the range comes from, such as "call stack"."""
 
 @final
+class Mapping(structseq[Any], tuple[int, int, int, int | None, str, bool, bool, bool]):
+    """A mapped range: `start`, `size` in bytes, `page_size`, `pa`, `state` and rights.
+
+    Neighbouring pages of one size, state and rights are one range; their frames need not
+    follow each other.
+    """
+
+    @property
+    def start(self) -> int:
+        """First virtual address."""
+    @property
+    def size(self) -> int:
+        """How many bytes."""
+    @property
+    def page_size(self) -> int:
+        """Size of each page; of what one entry maps if none does."""
+    @property
+    def pa(self) -> int | None:
+        """Physical address of the first page; None without a frame."""
+    @property
+    def state(self) -> str:
+        """What the entries are, as Translation.state; "table": a page table is missing."""
+    @property
+    def writable(self) -> bool:
+        """Whether Windows lets the pages be written."""
+    @property
+    def executable(self) -> bool:
+        """Whether code may run there."""
+    @property
+    def user(self) -> bool:
+        """Whether user mode has access."""
+
+@final
 class AccessContext:
     """What to read and how: a physical address, or a virtual one with an optional root.
 
@@ -255,7 +296,8 @@ class Translation:
         """Level of the entry that maps the page: 1 = PT, 2 = PD, 3 = PDPT; 0 if there was no walk."""
     @property
     def state(self) -> str:
-        """What the last entry is: "valid", "transition", or "none" if there was no walk."""
+        """What the last entry is: "valid", "transition", "prototype" (a shared page), or
+        "none" if there was no walk."""
     @property
     def transition(self) -> bool:
         """Whether the page is on its way out: invalid for the CPU, still in its frame."""
@@ -303,7 +345,13 @@ class Translation:
         """ARM64: whether EL1 may run code there."""
     @property
     def protection(self) -> int | None:
-        """The 5-bit Windows protection of a transition PTE, else None."""
+        """The 5-bit Windows protection of a transition or prototype PTE, else None."""
+    @property
+    def prototype(self) -> int | None:
+        """Address of the prototype PTE that led to a shared page, else None."""
+    @property
+    def prototype_value(self) -> int | None:
+        """Content of that prototype PTE, else None."""
     @property
     def entries(self) -> tuple[PageTableEntry, ...]:
         """The entries of the walk, a tuple of PageTableEntry, root first."""
@@ -343,7 +391,8 @@ class DumpBase:
     by path is read instead of mapped: slower, but a file that shrinks meanwhile is an
     error and not the end of the process. `raw` is for memory without a dump header: a pair
     of the machine ("x64", "x86", "arm64", or None) and a sequence of runs (pfn, count,
-    file_offset), empty for the whole file or what an ELF core lists.
+    file_offset), empty for the whole file or what an ELF core lists. `pagefiles` are paths
+    of page files by number, None for those that are missing; at most 16.
 
     OSError if the file cannot be opened, WrongFileError if it is no kernel dump,
     FormatError if it is damaged, UnsupportedDumpError if kdmp cannot read its kind.
@@ -356,6 +405,7 @@ class DumpBase:
         *,
         io: Literal["map", "read"] = "map",
         raw: tuple[str | None, Sequence[tuple[int, int, int]]] | None = None,
+        pagefiles: Sequence[StrPath | None] | None = None,
     ) -> None: ...
     def close(self) -> None:
         """Close the dump. Closing it again does nothing.
@@ -452,6 +502,8 @@ class ReaderBase:
     OverflowError is for addresses outside 0 ... 2**64 - 1, ValueError for a closed dump.
     `paging` is "physical", "x64", "la57", "x86", "pae", "arm64" or "triage"; `dtb` the
     page-table root; `invalid_pte_mask` the kernel's MiState.Hardware.InvalidPteMask.
+    `kernel_dtb` is a second root to read prototype PTEs by, `pte_format` the nine numbers
+    of the attribute of that name; with `zero_fill` demand-zero pages read as zeros.
     """
 
     def __init__(
@@ -462,6 +514,9 @@ class ReaderBase:
         dtb: SupportsIndex = 0,
         invalid_pte_mask: SupportsIndex | None = None,
         string_limit: SupportsIndex | None = 65536,
+        kernel_dtb: SupportsIndex = 0,
+        pte_format: tuple[int, int, int, int, int, int, int, int, int] | None = None,
+        zero_fill: bool = False,
     ) -> None: ...
     @property
     def dump(self) -> DumpBase:
@@ -478,6 +533,20 @@ class ReaderBase:
     @property
     def invalid_pte_mask(self) -> int | None:
         """MiState.Hardware.InvalidPteMask, as given; None if it is not known."""
+    @property
+    def kernel_dtb(self) -> int | None:
+        """A second root to read prototype PTEs by, None if there is none."""
+    @property
+    def pte_format(self) -> tuple[int, int, int, int, int, int, int, int, int] | None:
+        """Where Windows keeps what in a PTE that is not valid; None for that of current builds.
+
+        frame_mask, then bit numbers: swizzle, protection, prototype_protection,
+        prototype_read_only, prototype_address, prototype_split (a flag), pagefile_low,
+        pagefile_high.
+        """
+    @property
+    def zero_fill(self) -> bool:
+        """Whether demand-zero pages read as zeros."""
     @property
     def string_limit(self) -> int | None:
         """Bytes that a string without an explicit limit may have; None means 16 MiB."""
@@ -520,6 +589,27 @@ class ReaderBase:
         """
     def is_readable(self, va: Address, size: SupportsIndex = 1) -> bool:
         """Return whether all of `size` bytes can be read."""
+    def mappings(self, start: SupportsIndex = 0, last: SupportsIndex | None = None) -> Iterator[Mapping]:
+        """Return an iterator over the mapped ranges from `start` to `last`, a Mapping each.
+
+        Ranges come in ascending order and lazily; entries that are zero are none. Prototype
+        PTEs are not followed. A page table that is not in the dump gives a range with the
+        state "table". Tables that refer to each other without an end give KdmpError after a
+        bounded number of tables.
+        """
+    def mappings_buffer(self, start: SupportsIndex = 0, last: SupportsIndex | None = None) -> bytes:
+        """Return all mapped ranges as bytes, 40 for each range.
+
+        In the host's byte order: start, size, page_size and pa as u64, flags as u32 (1
+        writable, 2 executable, 4 user), the number of the state as u8, 3 unused bytes.
+        """
+    def find_frame(
+        self, pfn: SupportsIndex, start: SupportsIndex = 0, last: SupportsIndex | None = None
+    ) -> Iterator[Mapping]:
+        """Return an iterator over the mappings of one frame, a Mapping per page that has it.
+
+        The address of the frame is `start + (pfn << 12) - pa` of the Mapping.
+        """
     def read_u8(self, va: Address) -> int:
         """Return the unsigned byte at an address."""
     def read_u16(self, va: Address) -> int:

@@ -4,9 +4,10 @@ SPDX-License-Identifier: MIT
 """
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
+from operator import index
 from typing import TYPE_CHECKING, Any, Literal, SupportsIndex
 
 from kdmp._kdmp import (
@@ -23,13 +24,23 @@ from kdmp.reader import Reader
 from kdmp.records import DumpAttributes, DumpKind
 
 if TYPE_CHECKING:
+    from kdmp.doctor import Finding
+    from kdmp.mmfacts import MmFacts
     from kdmp.packed import Unpacked
+    from kdmp.pfn import PfnDatabase, PfnEntry
     from kdmp.secondary import Blob
+    from kdmp.symbols.layouts import Layout
+    from kdmp.symbols.mmpte import PteLayout
     from kdmp.triage import Triage
+    from kdmp.windows.kernel import Kernel
+
+# Page files: in the order of their numbers (None: not at hand), or by number.
+PageFiles = Sequence[str | os.PathLike[str] | None] | Mapping[int, str | os.PathLike[str]]
 
 # progress(done, total): bytes of the packed file that have been worked through.
 Progress = Callable[[int, int], object]
 
+MAX_PAGEFILES = 16  # a page table entry has 4 bits for the number
 _FILETIME_EPOCH = datetime(1601, 1, 1, tzinfo=UTC)
 
 
@@ -41,6 +52,18 @@ def _filetime(value: int | None) -> datetime | None:
         return _FILETIME_EPOCH + timedelta(microseconds=value // 10)
     except OverflowError:
         return None
+
+
+def _pagefiles(files: PageFiles | None) -> list[str | None] | None:
+    """Paths of page files by number; ValueError for a number that no page file can have."""
+    if not files:
+        return None
+    named = files.items() if isinstance(files, Mapping) else enumerate(files)
+    numbers = {index(number): path for number, path in named if path is not None}
+    if any(not 0 <= number < MAX_PAGEFILES for number in numbers):
+        raise ValueError(f"page files are numbered 0 to {MAX_PAGEFILES - 1}: {sorted(numbers)}")
+    last = max(numbers, default=-1)
+    return [os.fspath(numbers[k]) if k in numbers else None for k in range(last + 1)] or None
 
 
 def _unpack(source: Any, wrong: WrongFileError, progress: Progress | None) -> "Unpacked | None":
@@ -66,9 +89,10 @@ class Dump(DumpBase):
     process is killed (SIGBUS) if somebody shortens the file meanwhile. `io="read"` reads instead; use
     it for media that change or fail. `dtb` and `paging` override what the header says.
 
-    A dump inside .gz, .xz, .bz2, .zst, .zip, .cab or .zdmp is unpacked, into memory if it is small and
-    else into a temporary file that `close` removes; `progress(done, total)` is told the bytes of the packed
-    file that are through. `raw` is what `open_raw` passes on.
+    A dump inside .gz, .xz, .bz2, .zst, .zip, .cab or .zdmp is unpacked, into memory if it is small and else
+    into a temporary file that `close` removes; `progress(done, total)` is told the bytes of the packed file
+    that are through. `raw` is what `open_raw` passes on. `pagefiles` are the machine's page files, a list
+    (the place is the number) or a dict by number: paged-out pages are read from them.
 
     Header facts are attributes; one that the writer of the dump left out is None. The names and positions
     are those of DUMP_HEADER64 and DUMP_HEADER32; `header` has all raw values.
@@ -88,21 +112,24 @@ class Dump(DumpBase):
         paging: str | None = None,
         progress: Progress | None = None,
         raw: tuple[str | None, Sequence[tuple[int, int, int]]] | None = None,
+        pagefiles: PageFiles | None = None,
     ) -> None:
         self._source = source
+        self._pagefiles = _pagefiles(pagefiles)
+        self._roots: set[int] = set()
         self._dtb = None if dtb is None else dtb.__index__()
         self._paging = paging
         self._raw = raw
         self._unpacked: Unpacked | None = None
         try:
-            super().__init__(source, io=io, raw=raw)
+            super().__init__(source, io=io, raw=raw, pagefiles=self._pagefiles)
         except WrongFileError as wrong:
             # What the core does not know may be a dump inside something else.
             self._unpacked = _unpack(source, wrong, progress)
             if self._unpacked is None:
                 raise
             try:
-                super().__init__(self._unpacked.source, io=io)
+                super().__init__(self._unpacked.source, io=io, pagefiles=self._pagefiles)
             except BaseException:
                 self._unpacked.close()
                 raise
@@ -120,7 +147,9 @@ class Dump(DumpBase):
         if not isinstance(self._source, str | os.PathLike):
             raise TypeError("only a dump that was opened by its path can be pickled")
         io = "read" if self.io == "read" else "map"
-        return _reopen, (type(self), os.fspath(self._source), io, self._dtb, self._paging, self._raw)
+        return _reopen, (
+            type(self), os.fspath(self._source), io, self._dtb, self._paging, self._raw, self._pagefiles,
+        )  # fmt: skip
 
     def __repr__(self) -> str:
         if self.closed:
@@ -362,13 +391,19 @@ class Dump(DumpBase):
         paging: str | None = None,
         *,
         invalid_pte_mask: SupportsIndex | None = None,
+        zero_fill: bool = False,
+        discover: bool = True,
     ) -> Reader:
         """Return a Reader for one address space.
 
         `dtb` is the page-table root as Windows stores it (default: the header's; PCID and flag bits do
         no harm). `paging` is "x64" (4 levels), "la57", "x86", "pae" or "arm64" (default: what the dump
-        says, see `paging_source`). `invalid_pte_mask` is the kernel's L1TF mask (InvalidPteMask); without it
-        a transition page is accepted only if its frame is in the dump.
+        says, see `paging_source`). `invalid_pte_mask` is the kernel's L1TF mask (default: the dump's, see
+        `invalid_pte_mask_source`; if it is not known a transition page is accepted only if its frame is in
+        the dump). With `zero_fill` demand-zero pages read as zeros.
+
+        The first reader of a dump looks up which kernel this is, for the layout of its page table entries
+        and the mask; with `discover=False` entries are taken to be as in current builds.
 
         A triage dump has one space, made of the ranges it holds: `dtb` plays no part there.
 
@@ -382,8 +417,94 @@ class Dump(DumpBase):
         root = self._root() if dtb is None else dtb
         if paging is None:
             # The machine has one mode; without a root of its own the dump tells by the one given.
-            paging = self.paging if self.dtb is not None or self._paging else self.choose_paging(root)[0]
-        return Reader(self, paging=paging, dtb=root, invalid_pte_mask=invalid_pte_mask)
+            own = dtb is None or self.dtb is not None or self._paging is not None
+            paging = self.paging if own else self.choose_paging(root)[0]
+        facts = self._mm_facts if discover and paging != "physical" else None
+        if invalid_pte_mask is None and facts is not None:
+            invalid_pte_mask = facts.mask
+        reader = Reader(
+            self,
+            paging=paging,
+            dtb=root,
+            invalid_pte_mask=invalid_pte_mask,
+            kernel_dtb=self.dtb if self.dtb is not None and self.dtb != root else 0,
+            pte_format=facts.pte_format if facts is not None else None,
+            zero_fill=zero_fill,
+        )
+        if reader.dtb is not None and discover:
+            self._remember_root(reader.dtb)
+        return reader
+
+    def _remember_root(self, root: int) -> None:
+        """Note a page-table root for `Reader.owners`; making a reader does it."""
+        self._roots.add(root)
+
+    @property
+    def roots(self) -> list[int]:
+        """The page-table roots that readers were made for, in ascending order."""
+        return sorted(self._roots)
+
+    # ---- the kernel and its structures ----
+
+    @cached_property
+    def kernel(self) -> "Kernel | None":
+        """The kernel's image (base, size, PDB name, GUID, age) and how it was found; None if it was not."""
+        from kdmp.windows.kernel import find_kernel
+
+        return find_kernel(self)
+
+    @cached_property
+    def structure_layout(self) -> "Layout | None":
+        """The bundled offsets of Windows structures that fit the kernel best, None if there are none.
+
+        `source` says how they were chosen; without `source.same_build` they are a guess."""
+        from kdmp.mmfacts import structure_layout
+
+        return structure_layout(self)
+
+    @cached_property
+    def pte_layout(self) -> "PteLayout | None":
+        """Where the fields of page table entries are, by the structure layout or by the rule for the build
+        number, as `source` says; None if neither is known."""
+        from kdmp.mmfacts import pte_layout
+
+        return pte_layout(self)
+
+    @cached_property
+    def _mm_facts(self) -> "MmFacts":
+        from kdmp.mmfacts import mm_facts
+
+        return mm_facts(self)
+
+    @property
+    def invalid_pte_mask(self) -> int | None:
+        """The bits that the kernel sets in invalid page table entries against L1TF (InvalidPteMask).
+
+        0: none. None: not known; readers then undo the usual bit 45 if that makes sense."""
+        return self._mm_facts.mask
+
+    @property
+    def invalid_pte_mask_source(self) -> str:
+        """Where `invalid_pte_mask` is from, in words."""
+        return self._mm_facts.mask_source
+
+    # ---- the PFN database ----
+
+    @cached_property
+    def pfns(self) -> "PfnDatabase":
+        """The PFN database: what Windows remembers about each frame of RAM; counts and arrays over all.
+
+        Raises UnsupportedDumpError if nothing leads to it, SymbolError if the layout of its entries is not
+        known."""
+        from kdmp.pfn import PfnDatabase
+
+        return PfnDatabase(self)
+
+    def pfn(self, n: SupportsIndex) -> "PfnEntry":
+        """What the PFN database says about frame `n`: state, counts, page table entry, owner.
+
+        Raises UnreadableError if the frame is not RAM or its entry is not in the dump; else as `pfns`."""
+        return self.pfns[n]
 
     # ---- triage dumps and secondary data ----
 
@@ -406,8 +527,21 @@ class Dump(DumpBase):
 
         return blobs(self, self.figures["data_end"])
 
+    @property
+    def findings(self) -> "list[Finding]":
+        """What is wrong or odd about this dump, worst first (`kdmp.doctor`); examined anew each time."""
+        from kdmp import doctor
+
+        return doctor.examine_dump(self)
+
 
 def _reopen(
-    cls: type[Dump], path: str, io: Literal["map", "read"], dtb: int | None, paging: str | None, raw: Any
+    cls: type[Dump],
+    path: str,
+    io: Literal["map", "read"],
+    dtb: int | None,
+    paging: str | None,
+    raw: Any,
+    pagefiles: PageFiles | None,
 ) -> Dump:
-    return cls(path, io=io, dtb=dtb, paging=paging, raw=raw)
+    return cls(path, io=io, dtb=dtb, paging=paging, raw=raw, pagefiles=pagefiles)

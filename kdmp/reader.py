@@ -4,13 +4,20 @@ SPDX-License-Identifier: MIT
 """
 
 import struct
-from typing import TYPE_CHECKING, Any, SupportsIndex, TypeVar, overload
+from collections.abc import Iterable, Iterator
+from operator import index
+from typing import TYPE_CHECKING, Any, Literal, SupportsIndex, TypeVar, cast, overload
 
-from kdmp._kdmp import ReaderBase
+from kdmp._kdmp import AccessContext, Mapping, ReaderBase
 from kdmp.structs import read_struct, read_structs
 
 if TYPE_CHECKING:
     from kdmp._kdmp import Address
+    from kdmp.dump import Dump
+    from kdmp.explain import Explanation
+    from kdmp.mappings import Owner
+    from kdmp.pte import PteView
+    from kdmp.symbols.mmpte import PteLayout
 
 T = TypeVar("T")
 
@@ -30,16 +37,131 @@ class Reader(ReaderBase):
         return f"<kdmp.Reader {self.paging} dtb={self.dtb:#x}>"
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _rebuild, (
-            type(self), self.dump, self.paging, self.dtb, self.invalid_pte_mask, self.string_limit,
-        )  # fmt: skip
+        return _rebuild, (type(self), self.dump, self._arguments())
+
+    def _arguments(self) -> dict[str, Any]:
+        """Keyword arguments that make a reader like this one."""
+        return {
+            "paging": self.paging,
+            "dtb": self.dtb or 0,
+            "invalid_pte_mask": self.invalid_pte_mask,
+            "string_limit": self.string_limit,
+            "kernel_dtb": self.kernel_dtb or 0,
+            "pte_format": self.pte_format,
+            "zero_fill": self.zero_fill,
+        }
+
+    @property
+    def owner(self) -> "Dump":
+        """The dump that is read, as `dump`."""
+        return cast("Dump", self.dump)
 
     def at(self, dtb: SupportsIndex) -> "Reader":
         """Return a Reader like this one for another page-table root."""
-        return type(self)(
-            self.dump, paging=self.paging, dtb=dtb, invalid_pte_mask=self.invalid_pte_mask,
-            string_limit=self.string_limit,
-        )  # fmt: skip
+        reader = type(self)(self.dump, **{**self._arguments(), "dtb": dtb})
+        if reader.dtb is not None:
+            self.owner._remember_root(reader.dtb)
+        return reader
+
+    # ---- page table entries ----
+
+    @property
+    def pte_layout(self) -> "PteLayout | None":
+        """Where the fields of page table entries are; None if it is not known for this paging mode."""
+        known = self.owner.pte_layout if self.paging != "physical" else None
+        return known if known is not None and known.arch == self.paging else None
+
+    def pte(self, va: "Address") -> "PteView":
+        """Return the chain of page table entries behind an address; `str()` shows it as WinDbg's `!pte`.
+
+        A walk that ends early is no error: the view has what there was. Raises NonCanonicalError, and
+        UnsupportedDumpError for a reader without page tables.
+        """
+        from kdmp.pte import pte_view
+
+        reader, address = self._place(va)
+        return pte_view(reader, address)
+
+    def explain(self, va: "Address") -> "Explanation":
+        """Return why an address can be read or cannot: a sentence and the facts behind it."""
+        from kdmp.explain import explain
+
+        reader, address = self._place(va)
+        return explain(reader, address)
+
+    def is_resident(self, va: "Address") -> bool:
+        """Return whether the page at an address was in memory and is in the dump.
+
+        True for valid, transition and shared pages whose frame was captured; false for what only a page
+        file or `zero_fill` supplies.
+        """
+        reader, address = self._place(va)
+        if reader.paging == "triage":
+            return reader.is_readable(address)
+        walk = reader.try_translate(address)
+        return walk is not None and walk.pfn in self.dump.pages
+
+    def _place(self, va: "Address") -> "tuple[Reader, int]":
+        """The reader and the plain address that `va` means."""
+        if not isinstance(va, AccessContext):
+            return self, index(va)
+        if va.physical:
+            return self.owner.phys, va.address
+        return (self if va.dtb is None else self.at(va.dtb)), va.address
+
+    # ---- what is mapped ----
+
+    def mappings(
+        self,
+        start: SupportsIndex = 0,
+        last: SupportsIndex | None = None,
+        *,
+        half: Literal["user", "kernel"] | None = None,
+        states: str | Iterable[str] | None = None,
+    ) -> Iterator[Mapping]:
+        """Return an iterator over the mapped ranges from `start` to `last`, a Mapping each.
+
+        As of ReaderBase: ascending, merged, lazy. `half` restricts them to user or kernel addresses, `states`
+        to these states ("valid", "transition", "prototype", "pagefile", "demand_zero", "table" ...).
+        """
+        from kdmp.mappings import bounds, state_set
+
+        window = bounds(self.paging, start, last, half)
+        wanted = state_set(states)
+        if window is None:
+            return iter(())
+        ranges = super().mappings(*window)
+        return ranges if wanted is None else (one for one in ranges if one.state in wanted)
+
+    def mappings_array(
+        self,
+        start: SupportsIndex = 0,
+        last: SupportsIndex | None = None,
+        *,
+        half: Literal["user", "kernel"] | None = None,
+        states: str | Iterable[str] | None = None,
+    ) -> Any:
+        """Return all mapped ranges as a numpy structured array, `kdmp.mappings.MAPPING_DTYPE`.
+
+        Fields: start, size, page_size, pa (0 without a frame), flags (1 writable, 2 executable, 4 user),
+        state (an index into `kdmp.mappings.STATES`). Arguments as of `mappings`. ImportError without numpy.
+        """
+        from kdmp.mappings import as_array, bounds, state_set
+
+        window = bounds(self.paging, start, last, half)
+        return as_array(self.mappings_buffer(*window) if window else b"", state_set(states))
+
+    def owners(self, pfn: SupportsIndex, roots: Iterable[SupportsIndex] | None = None) -> "list[Owner]":
+        """Return where a frame is mapped: root, virtual address and page size of each place.
+
+        Looked for under `roots`, by default those of all readers made from this dump so far (the dump's own
+        if there was none). Each root costs a walk of all its tables.
+        """
+        from kdmp.mappings import owners
+
+        return owners(self.owner, index(pfn), roots)
+
+    # ---- structures ----
 
     @overload
     def read_struct(self, va: "Address", spec: type[T]) -> T: ...
@@ -62,7 +184,5 @@ class Reader(ReaderBase):
         return read_structs(self, va, spec, count)
 
 
-def _rebuild(
-    cls: type[Reader], dump: Any, paging: str, dtb: int | None, mask: int | None, limit: int | None
-) -> Reader:
-    return cls(dump, paging=paging, dtb=dtb or 0, invalid_pte_mask=mask, string_limit=limit)
+def _rebuild(cls: type[Reader], dump: Any, arguments: dict[str, Any]) -> Reader:
+    return cls(dump, **arguments)
