@@ -18,7 +18,7 @@ STATUS = {
 
 RIGHTS = (
     "page_size state writable executable user hardware_writable global_ accessed dirty copy_on_write "
-    "write_through cache_disable pat nx_ignored unswizzled protection level"
+    "write_through cache_disable pat nx_ignored unswizzled protection level prototype prototype_value"
 ).split()
 
 
@@ -49,6 +49,8 @@ def agree_on_walk(reader, space, va):
             assert exc.level == want.level, hex(va)
         if want.status in (ref.NOT_PRESENT, ref.BAD_ENTRY):
             assert (exc.state, exc.entry_pa, exc.entry) == (want.state, *want.entries[-1][1:])
+            assert (exc.prototype, exc.prototype_value) == (want.prototype, want.prototype_value), hex(va)
+            assert (exc.pagefile, exc.pagefile_page) == (want.pagefile, want.pagefile_page), hex(va)
         if want.status in (ref.NOT_IN_DUMP, ref.TRUNCATED):
             assert exc.pa == want.pa, hex(va)
         assert reader.try_translate(va) is None

@@ -9,18 +9,17 @@ SPDX-License-Identifier: MIT
 import struct
 from dataclasses import dataclass, field
 
+import refptes
+
 PAGE = 0x1000
 ADDRESS_MASK = 0x000F_FFFF_FFFF_F000
 LAST = 1 << 64
-L1TF_BIT = 1 << 45
-SWIZZLE_BIT = 1 << 4
 
 PRESENT, WRITE, USER, PWT, PCD, ACCESSED, DIRTY = (1 << bit for bit in range(7))
 LARGE = GLOBAL_OR_PAT = 1 << 7
 GLOBAL = 1 << 8
 COPY_ON_WRITE = 1 << 9
-PROTOTYPE = 1 << 10
-SOFTWARE_WRITE = TRANSITION = 1 << 11
+SOFTWARE_WRITE = 1 << 11
 LARGE_PAT = 1 << 12
 NX = 1 << 63
 
@@ -159,20 +158,45 @@ class Walk:
     nx_ignored: bool = False
     unswizzled: bool = False
     protection: int | None = None
+    prototype: int | None = None
+    prototype_value: int | None = None
+    pagefile: int | None = None
+    pagefile_page: int | None = None
+
+    def says(self, soft):
+        """Take over what an invalid entry says about the page."""
+        self.state, self.pagefile, self.pagefile_page = soft.state, soft.pagefile, soft.page
+
+
+@dataclass
+class PrototypePte:
+    """A prototype PTE as read through one of the addresses that an entry may mean."""
+
+    address: int
+    value: int
+    soft: refptes.Soft | None  # None for a valid one
+    frame: int | None  # its page's address
+    certain: bool
+    sensible: bool  # it names a frame of the dump, or says where else the page is
 
 
 class RefSpace:
-    """An x64 address space over a RefDump. `mask` is InvalidPteMask, None if nobody knows it."""
+    """An x64 address space over a RefDump. `mask` is InvalidPteMask, None if nobody knows it.
 
-    def __init__(self, dump, root, levels=4, mask=None):
+    `kernel_root` is a second root to read prototype PTEs by.
+    """
+
+    def __init__(self, dump, root, levels=4, mask=None, layout=refptes.X64_NEW, kernel_root=None):
         self.dump, self.root, self.levels, self.mask = dump, root, levels, mask
+        self.layout, self.kernel_root = layout, kernel_root
 
     def canonical(self, va):
         """Whether all bits from the highest translated one upwards are equal."""
         sign = va >> (12 + 9 * self.levels - 1)
         return sign in (0, (1 << (64 - 12 - 9 * self.levels + 1)) - 1)
 
-    def walk(self, va):
+    def walk(self, va, follow=True):
+        """Walk the tables; without `follow` a reference to a prototype PTE is the end."""
         out = Walk(va)
         if not self.canonical(va):
             out.status = NON_CANONICAL
@@ -199,47 +223,116 @@ class RefSpace:
                 uppers.append((level, value))
                 table = value & ADDRESS_MASK
                 continue
-            state = self._invalid(value)
-            if state != "transition":
-                out.status, out.state = NOT_PRESENT, state
+            soft = refptes.decode(value, self.layout, self.mask)
+            if soft.state == "prototype" and level == 1 and follow:
+                return self._shared_leaf(out, uppers, value, soft)
+            if soft.state != "transition":
+                out.status = NOT_PRESENT
+                out.says(soft)
                 return out
-            table, certain = self._transition_frame(value)
-            out.unswizzled |= table != value & ADDRESS_MASK
+            table, certain, changed = self._transition_frame(value)
+            out.unswizzled |= changed
             if level == 1:
                 out.pa = table + va % PAGE
                 out.status = OK if certain else NOT_IN_DUMP
-                return self._transition_leaf(out, uppers, value)
+                return self._transition_leaf(out, uppers, soft)
         raise AssertionError("not reached")
 
-    def _invalid(self, value):
-        """Classify an entry whose bit 0 is clear."""
-        plain = self._unswizzle(value)
-        if plain == 0:
-            return "zero"
-        if plain & PROTOTYPE:
-            return "prototype"
-        if plain & TRANSITION:
-            return "transition"
-        if plain >> 32 == 0 and plain >> 12 & 0xF == 0:
-            return "demand_zero"
-        return "pagefile"
-
-    def _unswizzle(self, value):
-        """The entry without the bits that the L1TF mitigation added; the usual one if nobody knows."""
-        mask = L1TF_BIT if self.mask is None else self.mask
-        return value if value & SWIZZLE_BIT else value & ~mask
-
     def _transition_frame(self, value):
-        """(physical address, whether it is certain); without a mask, the reading that the dump supports."""
-        raw, plain = value & ADDRESS_MASK, self._unswizzle(value) & ADDRESS_MASK
-        if self.mask is not None:
-            return plain, True
-        if value & SWIZZLE_BIT:
-            return raw, True
+        """(physical address, whether it is certain, whether bits were taken away).
+
+        Without a mask, the reading that the dump supports.
+        """
+        raw = refptes.decode(value, self.layout, 0).frame
+        plain = refptes.decode(value, self.layout, self.mask).frame
+        if self.mask is not None or not refptes.swizzled(value, self.layout):
+            return plain, True, plain != raw
         for frame in (raw, plain):
             if self.dump.status(frame >> 12) != NOT_IN_DUMP:
-                return frame, True
-        return (plain if plain >> 12 < self.dump.pfn_end <= raw >> 12 else raw), False
+                return frame, True, frame != raw
+        if plain >> 12 < self.dump.pfn_end <= raw >> 12:
+            return plain, False, True
+        return raw, False, False
+
+    # ---- prototype PTEs ----
+
+    def _shared_leaf(self, out, uppers, value, soft):
+        found = self._prototype(value, soft)
+        out.protection = soft.protection
+        if found is None:
+            out.status, out.state = NOT_PRESENT, "prototype"
+            return out
+        out.prototype, out.prototype_value = found.address, found.value
+        if found.frame is None:
+            out.status = NOT_PRESENT
+            out.says(found.soft)
+            return out
+        out.pa = found.frame + out.va % PAGE
+        if found.soft is not None:
+            out.unswizzled |= found.frame != refptes.decode(found.value, self.layout, 0).frame
+        if not found.certain:
+            out.status, out.state = NOT_IN_DUMP, "transition"
+            return out
+        out.status, out.state = OK, "prototype"
+        writable, executable = self._upper_rights(out, uppers)
+        granted = self._shared_rights(soft, found)
+        out.writable = writable and granted[0] and not soft.read_only
+        out.executable = executable and granted[1]
+        out.copy_on_write = granted[2]
+        return out
+
+    def _shared_rights(self, soft, found):
+        """Rights of the view: those of the entry that points; if it has none, of the prototype PTE."""
+        if soft.protection:
+            return refptes.rights(soft.protection)
+        if found.soft is not None:
+            return refptes.rights(found.soft.protection)
+        value = found.value
+        return bool(value & (WRITE | SOFTWARE_WRITE)), not value & NX, bool(value & COPY_ON_WRITE)
+
+    def _prototype(self, value, soft):
+        """The PrototypePte that an entry points to. With an unknown mask it may mean two: no guess."""
+        plain = self._read_prototype(soft.address)
+        stored = refptes.prototype_address(value, self.layout)
+        if refptes.unswizzled(value, self.layout, self.mask) == value:
+            return plain
+        raw = self._read_prototype(stored)
+        if self.mask is not None or plain is None or raw is None:
+            return plain or raw
+        if plain.sensible == raw.sensible:
+            return None
+        return plain if plain.sensible else raw
+
+    def _read_prototype(self, address):
+        if address is None or address >> 63 == 0 or address % 8:
+            return None
+        value = self._kernel_word(address)
+        if value is None:
+            return None
+        if value & PRESENT:
+            frame = value & ADDRESS_MASK
+            return PrototypePte(
+                address, value, None, frame, True, self.dump.status(frame >> 12) != NOT_IN_DUMP
+            )
+        soft = refptes.decode_prototype(value, self.layout, self.mask)
+        if soft.state != "transition":
+            return PrototypePte(address, value, soft, None, True, soft.state != "zero")
+        frame, certain, _ = self._transition_frame(value)
+        sensible = certain and self.dump.status(frame >> 12) != NOT_IN_DUMP
+        return PrototypePte(address, value, soft, frame, certain, sensible)
+
+    def _kernel_word(self, address):
+        """Eight bytes in memory, by this root or the kernel's, without following prototype PTEs again."""
+        for root in (self.root, self.kernel_root):
+            if root is None:
+                continue
+            space = RefSpace(self.dump, root, self.levels, self.mask, self.layout)
+            walk = space.walk(address, follow=False)
+            if walk.status == OK and self.dump.status(walk.pa >> 12) == OK:
+                return u64(self.dump.page(walk.pa >> 12), walk.pa % PAGE)
+        return None
+
+    # ---- rights ----
 
     def _upper_rights(self, out, uppers):
         out.user = all(value & USER for _, value in uppers)
@@ -271,14 +364,13 @@ class RefSpace:
         out.pat = bool(value & (GLOBAL_OR_PAT if level == 1 else LARGE_PAT))
         return out
 
-    def _transition_leaf(self, out, uppers, value):
-        out.state, out.page_size = "transition", PAGE
-        out.protection = value >> 5 & 0x1F
-        base = out.protection & 7
+    def _transition_leaf(self, out, uppers, soft):
+        out.state, out.page_size, out.protection = "transition", PAGE, soft.protection
+        granted = refptes.rights(soft.protection)
         writable, executable = self._upper_rights(out, uppers)
-        out.writable = writable and base in (4, 5, 6, 7)
-        out.executable = executable and base in (2, 3, 6, 7)
-        out.copy_on_write = base in (5, 7)
+        out.writable = writable and granted[0]
+        out.executable = executable and granted[1]
+        out.copy_on_write = granted[2]
         return out
 
     def byte(self, va):

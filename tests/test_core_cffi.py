@@ -5,7 +5,7 @@ SPDX-License-Identifier: MIT
 
 import pytest
 from conftest import KERNEL_VA, small_machine
-from dumpbuilder import ALL_KINDS, PAGE
+from dumpbuilder import ALL_KINDS, PAGE, Memory, P, Tables
 
 import kdmp
 
@@ -201,3 +201,110 @@ def test_a_source_of_the_callers_own(core, small_image):
         assert status == lib.KDMP_OK
         assert data[:4] == b"\xee" * 4
         assert data[4:] == c.read(c.space(PHYSICAL), 0x21000, 4)[1]
+
+
+def shared_machine():
+    """KERNEL_VA: shared pages by way of prototype PTEs in frame 0x40, mapped at KERNEL_VA + 0x10000."""
+    memory = Memory()
+    tables = Tables(memory)
+    where = KERNEL_VA + 0x1_0000
+    tables.map(where, 0x40000)
+    for k, value in enumerate((0x20000 | P, 0x21000 | 0x800 | 0x80, 5 << 32 | 1 << 12 | 0x80, 0x80, 0)):
+        tables.raw(KERNEL_VA + k * PAGE, (where + 8 * k) << 16 & 2**64 - 1 | 0x400 | 0x10 | 0x80)
+        memory.put_u64(0x40000 + 8 * k, value)
+    memory.fill(0x20, 0x21)
+    return memory
+
+
+def test_software_states_as_in_the_extension(core):
+    image = shared_machine().dump()
+    with Core(core, image) as c, kdmp.Dump(image) as dump:
+        space, reader = c.space(X64), kdmp.Reader(dump, paging="x64", dtb=0x1000)
+        names = {"prototype": 3, "zero": 4, "demand_zero": 5, "pagefile": 6}
+        for k in range(5):
+            walk = c.translate(space, KERNEL_VA + k * PAGE)
+            got = reader.try_translate(KERNEL_VA + k * PAGE)
+            if got is None:
+                with pytest.raises(kdmp.NotPresentError) as caught:
+                    reader.translate(KERNEL_VA + k * PAGE)
+                got = caught.value
+            assert (walk.state, walk.protection) == (names[got.state], got.protection)
+            assert (walk.prototype, walk.prototype_value) == (got.prototype, got.prototype_value)
+        assert (walk.pagefile, walk.pagefile_page) == (0, 0)
+        walk = c.translate(space, KERNEL_VA + 2 * PAGE)
+        assert (walk.pagefile, walk.pagefile_page) == (1, 5)
+        space.keep_prototypes = 1
+        assert c.translate(space, KERNEL_VA).status == c.lib.KDMP_E_NOT_PRESENT
+        space.keep_prototypes, space.zero_fill = 0, 1
+        assert c.read(space, KERNEL_VA + 3 * PAGE, 4)[:2] == (c.lib.KDMP_OK, bytes(4))
+
+
+def test_a_format_of_its_own(core):
+    """All zero means: of current builds. A number out of place is the caller's to avoid, but harmless."""
+    image = shared_machine().dump()
+    with Core(core, image) as c:
+        space = c.space(X64)
+        plain = c.translate(space, KERNEL_VA)
+        numbers = (0x000F_FFFF_FFFF_F000, 4, 5, 5, 3, 16, 0, 12, 32)
+        names = (
+            "frame_mask swizzle protection prototype_protection prototype_read_only prototype_address "
+            "prototype_split pagefile_low pagefile_high"
+        ).split()
+        for name, number in zip(names, numbers, strict=True):
+            setattr(space.format, name, number)
+        same = c.translate(space, KERNEL_VA)
+        assert c.ffi.buffer(plain)[:] == c.ffi.buffer(same)[:]
+        space.format.prototype_address = 0  # not an address that can be followed
+        walk = c.translate(space, KERNEL_VA)
+        assert (walk.status, walk.prototype) == (c.lib.KDMP_E_NOT_PRESENT, 0)
+
+
+@pytest.mark.parametrize("how", ["path", "mapped", "memory", "stream"])
+def test_page_files(core, how, tmp_path):
+    ffi, lib = core.ffi, core.lib
+    content = b"".join(bytes([page]) * PAGE for page in range(6))
+    path = tmp_path / "pagefile.sys"
+    path.write_bytes(content)
+    broken = []
+
+    @ffi.def_extern(name="test_read_at")
+    def read_at(context, offset, buffer, size):
+        if broken:
+            return 5
+        ffi.buffer(buffer, size)[:] = content[offset : offset + size]
+        return 0
+
+    given = ffi.new("struct kdmp_input *")
+    keep = [ffi.new("char[]", str(path).encode()), ffi.from_buffer(content)]
+    keep.append(ffi.new("struct kdmp_stream *", {"read_at": lib.test_read_at, "size": len(content)}))
+    if how in ("path", "mapped"):
+        given.path, given.map = keep[0], how == "mapped"
+    elif how == "memory":
+        given.data, given.size = keep[1], len(content)
+    else:
+        given.stream = keep[2]
+    out, error = ffi.new("struct kdmp_pagefile **"), ffi.new("struct kdmp_error *")
+    assert lib.kdmp_pagefile_open(given, out, error) == lib.KDMP_OK
+    try:
+        with Core(core, shared_machine().dump()) as c:
+            space = c.space(X64)
+            address = KERNEL_VA + 2 * PAGE
+            assert c.read(space, address, 8)[0] == lib.KDMP_E_NOT_PRESENT
+            files = ffi.new("struct kdmp_pagefile *[]", [ffi.NULL, out[0]])
+            space.pagefiles = ffi.cast("const struct kdmp_pagefile *const *", files)
+            space.pagefile_count = 1
+            assert c.read(space, address, 8)[0] == lib.KDMP_E_NOT_PRESENT
+            space.pagefile_count = 2
+            assert c.read(space, address + 0xFFC, 4)[:2] == (lib.KDMP_OK, b"\5" * 4)
+            if how == "stream":
+                broken.append(True)
+                status, data, fault = c.read(space, address, 8)
+                assert (data, fault.address) == (b"", address)
+                assert status == lib.KDMP_E_OS, "a page file that fails is not a page that is not there"
+    finally:
+        lib.kdmp_pagefile_close(out[0])
+    given.path, given.map = ffi.NULL, 0
+    keep.append(ffi.new("char[]", str(tmp_path / "missing").encode()))
+    given.path = keep[-1]
+    assert lib.kdmp_pagefile_open(given, out, error) == lib.KDMP_E_OS
+    assert (out[0], error.os_errno) == (ffi.NULL, 2)

@@ -4,10 +4,12 @@ SPDX-License-Identifier: MIT
 """
 
 import hashlib
+from collections import Counter
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
 
 import pytest
+import refptes
 import refreader as ref
 import shareddata
 from agree import agree_on_gaps, agree_on_read, agree_on_walk, entries
@@ -17,7 +19,8 @@ import kdmp
 KIND_NUMBER = {"full": 1, "bitmap": 5, "kernel": 6, "rdmp8": 8, "rdmp9": 9, "rdmpA": 10}
 LAYOUT = {1: "runs", 5: "bitmap", 6: "bitmap", 8: "ranges", 9: "ranges", 10: "ranges"}
 # Truth names the reason that Windows would give; without a VAD tree the entry alone tells less.
-STATE = {"vad-prototype": "prototype", "unmapped": "zero", "demand-zero": "demand_zero"}
+STATE = {"vad-prototype": "vad", "unmapped": "zero", "demand-zero": "demand_zero"}
+ALL_RAM = {"full", "bitmap", "rdmpA"}  # prototype PTEs of all processes are in these
 EPOCH = datetime(1601, 1, 1, tzinfo=UTC)
 
 
@@ -30,6 +33,10 @@ class Machine:
         self.path = shareddata.machine_dump(name, kind)
         self.dump = kdmp.open(self.path)
         self.pages = self.truth["dumps"][kind]
+
+    @cached_property
+    def reference(self):
+        return ref.RefDump(self.path.read_bytes())
 
     @cached_property
     def frames(self):
@@ -129,24 +136,47 @@ def missing_table(machine, sample):
     return None
 
 
-@pytest.mark.parametrize("mask", ["unknown", "known"])
+def opened(machine, mask, sample):
+    """(reader, the reference's space) with a mask that is unknown, given, or found by the dump itself."""
+    given = machine.truth["invalid_pte_mask"] if mask == "given" else None
+    reader = machine.dump.reader(sample["dtb"], invalid_pte_mask=given, discover=mask == "found")
+    layout = refptes.X64_NEW
+    if mask == "found" and reader.pte_format is not None:
+        layout = refptes.X64_NEW7601 if machine.truth["build"] == 7601 else refptes.X64_NEW
+        assert reader.pte_format[1:] == layout.format[1:]
+    facts = {"mask": reader.invalid_pte_mask, "layout": layout, "kernel_root": machine.dump.dtb}
+    return reader, ref.RefSpace(machine.reference, sample["dtb"], **facts)
+
+
+@pytest.mark.parametrize("mask", ["unknown", "given", "found"])
 def test_page_table_samples(machine, mask):
-    """Walks, evidence, rights and bytes of each sampled address: R14's "checked by walking", F5, F6."""
-    known = machine.truth["invalid_pte_mask"] if mask == "known" else None
-    seen = set()
+    """Walks, evidence, rights and bytes of each sampled address: R14's "checked by walking", F5, F6, F17."""
+    seen = Counter()
     for sample in machine.truth["ptes"]:
-        reader = machine.dump.reader(dtb=sample["dtb"], invalid_pte_mask=known)
+        reader, space = opened(machine, mask, sample)
+        assert mask != "unknown" or reader.invalid_pte_mask is None
+        agree_on_walk(reader, space, sample["va"])
         evidence = [(e["level"], e["pa"], e["value"]) for e in sample["entries"]]
         missing = missing_table(machine, sample)
         if missing:
             check_missing_table(reader, sample, evidence, *missing)
-            seen.add("no table")
+            seen["no table"] += 1
         elif sample["state"] in ("valid", "transition"):
-            seen.add(check_page(machine, reader, sample, evidence))
+            seen[check_page(machine, reader, sample, evidence)] += 1
+        elif sample["state"] == "prototype":
+            seen["prototype", check_prototype(machine, reader, sample, evidence)] += 1
         else:
             check_not_present(reader, sample, evidence)
-            seen.add(sample["state"])
-    assert {"valid", "prototype", "demand-zero", "pagefile", "zero", "unmapped"} <= seen
+            seen[sample["state"]] += 1
+    assert {"valid", "vad-prototype", "demand-zero", "pagefile", "zero", "unmapped"} <= seen.keys()
+    followed = Counter(s["resolves"] for s in machine.truth["ptes"] if s["state"] == "prototype")
+    if machine.kind in ALL_RAM:
+        lost = seen["prototype", "no page"] + seen["prototype", "unresolved"]
+        assert lost <= len(machine.pages["missing"])
+        assert sum(seen["prototype", what] for what in followed) == followed.total() - lost
+    assert all(seen["prototype", what] for what in ("subsection", "pagefile", "zero"))
+    if machine.kind not in ("kernel", "rdmp8"):  # kernel dumps have the prototype PTEs, not the pages
+        assert seen["prototype", "valid"] + seen["prototype", "transition"]
 
 
 def check_missing_table(reader, sample, evidence, level, pa):
@@ -166,7 +196,38 @@ def check_not_present(reader, sample, evidence):
     exc = caught.value
     assert (exc.level, exc.entry) == (sample["level"], sample["raw"])
     assert (exc.state, entries(exc)) == (STATE.get(sample["state"], sample["state"]), evidence)
+    assert (exc.prototype, exc.prototype_value) == (None, None)
+    assert (exc.pagefile, exc.pagefile_page) == (sample.get("pagefile"), sample.get("offset"))
+    if sample["state"] == "demand-zero":
+        assert (exc.protection & 0x18 == 0x10) == sample.get("guard", False)
     assert reader.try_translate(sample["va"]) is None
+
+
+def check_prototype(machine, reader, sample, evidence):
+    """A shared page, by way of its prototype PTE if this dump holds that. Returns what it led to."""
+    kernel = ref.RefSpace(machine.reference, sample["dtb"], mask=machine.truth["invalid_pte_mask"])
+    word, why = kernel.read(sample["prototype"], 8)
+    if why is not None:
+        with pytest.raises(kdmp.NotPresentError) as caught:
+            reader.translate(sample["va"])
+        assert (caught.value.state, caught.value.prototype) == ("prototype", None)
+        return "unresolved"
+    assert int.from_bytes(word, "little") == sample["prototype_value"]
+    if sample["resolves"] in ("valid", "transition"):
+        return check_page(machine, reader, sample, evidence)
+    with pytest.raises(kdmp.NotPresentError) as caught:
+        reader.translate(sample["va"])
+    exc, value = caught.value, sample["prototype_value"]
+    assert (exc.level, exc.entry, entries(exc)) == (1, sample["raw"], evidence)
+    assert (exc.prototype, exc.prototype_value) == (sample["prototype"], value)
+    if sample["resolves"] == "zero":
+        assert exc.state == ("demand_zero" if value else "zero")
+    else:
+        assert exc.state == sample["resolves"]
+    if exc.state == "pagefile":
+        soft = refptes.decode(value, refptes.X64_NEW, machine.truth["invalid_pte_mask"])
+        assert (exc.pagefile, exc.pagefile_page) == (soft.pagefile, soft.page)
+    return sample["resolves"]
 
 
 def check_page(machine, reader, sample, evidence):
@@ -176,13 +237,15 @@ def check_page(machine, reader, sample, evidence):
     try:
         got = reader.translate(sample["va"])
     except kdmp.NotInDumpError as exc:  # a swizzled frame that no reading finds
-        assert sample["state"] == "transition"
+        assert "transition" in (sample["state"], sample.get("resolves"))
         assert reader.invalid_pte_mask is None
         assert frame not in machine.frames
         assert (entries(exc), exc.state) == (evidence, "transition")
         return "no page"
     assert entries(got) == evidence
     assert (got.state, got.level) == (sample["state"], sample["level"])
+    assert (got.prototype, got.prototype_value) == (sample.get("prototype"), sample.get("prototype_value"))
+    value = sample.get("prototype_value", sample["raw"])
     if sample["state"] == "valid":
         assert (got.pa, got.page_size) == (sample["pa"], sample["page_size"])
         assert (got.writable, got.user, got.executable) == (
@@ -192,11 +255,11 @@ def check_page(machine, reader, sample, evidence):
         )
     elif frame in machine.frames or reader.invalid_pte_mask is not None:
         assert got.pa == sample["pa"]
-        assert got.unswizzled == (got.pa != sample["raw"] & 0x000F_FFFF_FFFF_F000)
+        assert got.unswizzled == (got.pa != value & 0x000F_FFFF_FFFF_F000)
     page = sample["va"] & ~0xFFF
     if frame in machine.frames:
         assert hashlib.sha256(reader.read_exact(page, 0x1000)).hexdigest() == sample["sha256"]
-        return sample["state"]
+        return sample.get("resolves", sample["state"])
     with pytest.raises(kdmp.PartialReadError) as caught:
         reader.read_exact(page, 0x1000)
     assert isinstance(caught.value.reason, kdmp.NotInDumpError)
@@ -227,7 +290,7 @@ def test_physical_memory_equals_the_raw_image(machine):
 def test_virtual_memory_agrees_with_the_reference(machine):
     """Modules, kernel variables and objects, user memory: whole ranges at a time."""
     truth = machine.truth
-    reference = ref.RefDump(machine.path.read_bytes())
+    reference = machine.reference
     kernel = [m["base"] + step for m in truth["modules"][:4] for step in (-0x800, 0)]
     kernel += [address - 0x210 for address in truth["symbols"].values()]
     kernel += [info["eprocess"] for info in truth["processes"]]
@@ -237,8 +300,8 @@ def test_virtual_memory_agrees_with_the_reference(machine):
     checked = 0
     for pid, address, size in ranges:
         dtb = process(machine, pid)["dtb"]
-        reader = machine.dump.reader(dtb=dtb)
-        space = ref.RefSpace(reference, dtb)
+        reader = machine.dump.reader(dtb=dtb, discover=False)
+        space = ref.RefSpace(reference, dtb, kernel_root=machine.dump.dtb)
         agree_on_walk(reader, space, address)
         data, _ = agree_on_read(reader, space, address, size)
         agree_on_gaps(reader, space, address, size)

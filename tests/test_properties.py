@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 import pytest
+import refptes
 import refreader as ref
 from agree import agree_on_gaps, agree_on_pages, agree_on_read, agree_on_walk
 from dumpbuilder import (
@@ -35,7 +36,7 @@ import kdmp
 
 pytest.importorskip("hypothesis")
 
-from hypothesis import assume, given
+from hypothesis import assume, event, given
 from hypothesis import strategies as st
 
 # Few indices, so that random addresses meet random entries.
@@ -43,6 +44,7 @@ INDEX = st.sampled_from([0, 1, 255, 256, 511])
 FRAMES = [1, 2, 3, 4, 0x2005, 1 << 36, (1 << 40) - 1]
 ABSENT = [0, 5, 0x1FFF, 0x3000, 1 << 39]
 WORD = st.integers(0, (1 << 64) - 1)
+BASE = 0x7FF0_0000_0000
 
 
 @st.composite
@@ -51,7 +53,7 @@ def entry(draw, level):
     frame = draw(st.sampled_from(FRAMES * 6 + ABSENT)) << 12
     bits = draw(st.integers(0, (1 << 12) - 1))
     software = draw(st.sampled_from([0, 0, NX, 0x7FF << 52, NX | 0x155 << 52]))
-    kind = draw(st.sampled_from("llllsssLpgz" if level == 1 else "tttttttttttsLLpgzn"))
+    kind = draw(st.sampled_from("llllsssLpPPPgz" if level == 1 else "tttttttttttsLLpgzn"))
     if kind == "t":
         return frame | bits & ~LARGE | P | software
     if kind == "l":  # 4 KiB: bit 7 is PAT here
@@ -63,6 +65,10 @@ def entry(draw, level):
         return (frame | TRANSITION | draw(st.integers(0, 31)) << 5) ^ swizzle
     if kind == "p":
         return draw(st.integers(0, (1 << 48) - 1)) << 16 | PROTOTYPE | bits & ~P
+    if kind == "P":  # a prototype PTE where there may be one, perhaps swizzled
+        where = draw(address(4)) & ~7 | 0xFFFF << 48 | 1 << 47
+        swizzle = draw(st.sampled_from([0, L1TF, SWIZZLED, SWIZZLED]))
+        return (where << 16 & (1 << 64) - 1 | PROTOTYPE | bits & ~P & ~SWIZZLED) ^ swizzle
     if kind == "n":  # not present, with the large bit; demand-zero or in a page file
         return draw(st.sampled_from([0, L1TF, 0x123 << 32, 0x3000])) | bits & 0x3F0 | LARGE
     return draw(WORD) if kind == "g" else 0
@@ -88,6 +94,8 @@ class Case:
     root: int
     levels: int
     mask: int | None
+    layout: refptes.Layout
+    kernel: int  # a second root, 0 for none
     addresses: list
 
     @contextmanager
@@ -98,9 +106,17 @@ class Case:
             memory.page(pfn)
         memory.entries(self.table)
         image = memory.dump(dtb=self.root)
-        with kdmp.open(image, paging={4: "x64", 5: "la57"}[self.levels]) as dump:
-            space = ref.RefSpace(ref.RefDump(image), self.root, self.levels, self.mask)
-            yield dump.reader(invalid_pte_mask=self.mask), space
+        with kdmp.open(image) as dump:
+            reader = kdmp.Reader(
+                dump,
+                paging={4: "x64", 5: "la57"}[self.levels],
+                dtb=self.root,
+                invalid_pte_mask=self.mask,
+                kernel_dtb=self.kernel,
+                pte_format=self.layout.format,
+            )
+            facts = self.root, self.levels, self.mask, self.layout, self.kernel or None
+            yield reader, ref.RefSpace(ref.RefDump(image), *facts)
 
 
 @st.composite
@@ -109,17 +125,27 @@ def address_space(draw):
     levels = draw(st.sampled_from([4, 4, 5]))
     root = draw(st.sampled_from([0x1000, 0x1002, 0x8000_0000_0000_1000 | 0x18]))
     mask = draw(st.sampled_from([None, None, 0, L1TF, L1TF | L1TF >> 1]))
+    layout = draw(st.sampled_from([refptes.X64_NEW, refptes.X64_NEW, refptes.X64_NEW7601, refptes.X64_OLD10]))
+    kernel = draw(st.sampled_from([0, 0, 0x4000]))
     addresses = draw(st.lists(address(levels), min_size=1, max_size=12))
     table = {}
-    for va in addresses:
-        here = root & ref.ADDRESS_MASK
+    todo = [(root, va) for va in addresses]
+    for start, va in todo:
+        here = start & ref.ADDRESS_MASK
         for level in range(levels, 0, -1):
             where = here | 8 * (va >> 12 + 9 * (level - 1) & 0x1FF)
-            value = table.setdefault(where, draw(entry(level)) if where not in table else 0)
+            if where not in table:
+                value = table[where] = draw(entry(level))
+                if level == 1 and value & (P | PROTOTYPE) == PROTOTYPE:  # mostly there is something behind it
+                    behind = draw(st.sampled_from([value, value, value & ~L1TF]))
+                    todo.append((kernel or root, refptes.prototype_address(behind, layout)))
+            value = table[where]
             here = value & ref.ADDRESS_MASK & ~L1TF
             if not value & (P | TRANSITION) or here >> 12 not in FRAMES:
                 break
-    return Case(table, root, levels, mask, addresses)
+            if level == 1:
+                table.setdefault(here | va & 0xFF8, draw(entry(1)))
+    return Case(table, root, levels, mask, layout, kernel, addresses)
 
 
 @given(address_space())
@@ -127,6 +153,67 @@ def test_walks(case):
     with case.open() as (reader, space):
         for va in case.addresses:
             agree_on_walk(reader, space, va)
+
+
+SHARED = 0xFFFF_F800_0000_0000  # prototype PTEs are here, and in the page that the L1TF bit makes of it
+SLOT = st.integers(0, 3)
+
+
+@st.composite
+def prototype_pte(draw):
+    """Anything that may stand in an array of prototype PTEs."""
+    kind = draw(st.sampled_from("ppptttsdfzvg"))
+    frame = draw(st.sampled_from([0x30, 0x30, 0x31, 0x32, 0x99, 1 << 33 | 0x30])) << 12
+    swizzle = draw(st.sampled_from([0, L1TF, SWIZZLED, SWIZZLED | L1TF]))
+    protection = draw(st.integers(0, 31)) << 5
+    if kind == "p":
+        return frame | draw(st.integers(0, 0xFFF)) | P | draw(st.sampled_from([0, NX]))
+    if kind in "zvg":
+        return {"z": 0, "v": 0xFFFF_FFFF << 32 | PROTOTYPE | protection, "g": draw(WORD) & ~P}[kind]
+    soft = {
+        "t": frame | TRANSITION,
+        "s": 0x9300_0012_3450_0000 | PROTOTYPE,
+        "d": 0,
+        "f": 0x1234 << 32 | draw(st.integers(0, 15)) << 12,
+    }[kind]
+    return (soft | protection) ^ swizzle
+
+
+@st.composite
+def shared_page(draw):
+    """(image, address space of refreader, options of kdmp.Reader): a page behind a prototype PTE."""
+    memory = Memory()
+    own, kernel = Tables(memory, root=0x1000), Tables(memory, root=0x10000, spare=0x11)
+    layout = draw(st.sampled_from([refptes.X64_NEW, refptes.X64_NEW7601, refptes.X64_OLD10]))
+    mask = draw(st.sampled_from([None, None, 0, L1TF, L1TF | 1 << 44]))
+    kernel_root = draw(st.sampled_from([0, 0x10000]))
+    for number, area in enumerate((SHARED, SHARED | 1 << 29)):
+        for tables, how in ((own, "mmmmn" if number == 0 else "mnn"), (kernel, "mn")):
+            if draw(st.sampled_from(how)) == "m":
+                tables.map(area, (0x20 + number) * ref.PAGE)
+            elif draw(st.booleans()):  # a prototype PTE is not read through another one
+                tables.raw(area, SHARED << 16 & (1 << 64) - 1 | PROTOTYPE)
+        for slot in range(4):
+            memory.put_u64((0x20 + number) * ref.PAGE + 8 * slot, draw(prototype_pte()))
+    memory.fill(0x30, 0x31)
+    address = SHARED + 8 * draw(SLOT) | draw(st.sampled_from([0, 0, 0, 1 << 29, 4, 1]))
+    value = (address << 16) & (1 << 64) - 1 | PROTOTYPE | draw(st.integers(0, 0xFFFF)) & ~P & ~SWIZZLED
+    value ^= draw(st.sampled_from([0, 0, L1TF, SWIZZLED]))
+    own.raw(BASE, value)
+    image = memory.dump()
+    options = {"invalid_pte_mask": mask, "kernel_dtb": kernel_root, "pte_format": layout.format}
+    return image, (0x1000, 4, mask, layout, kernel_root or None), options
+
+
+@given(shared_page())
+def test_prototypes(case):
+    image, facts, options = case
+    with kdmp.open(image) as dump:
+        reader = kdmp.Reader(dump, paging="x64", dtb=0x1000, **options)
+        space = ref.RefSpace(ref.RefDump(image), *facts)
+        walk = agree_on_walk(reader, space, BASE + 0x123)
+        event(f"{walk.status} {walk.state} {walk.prototype is not None}")
+        agree_on_read(reader, space, BASE + 0xFF8, 16)
 
 
 @given(address_space(), st.integers(0, 0x3000))
@@ -212,7 +299,6 @@ def test_windows_of_any_layout(image, first, end):
         assert [run.pfn + k for run in window.runs() for k in range(run.count)] == frames
 
 
-BASE = 0x7FF0_0000_0000
 PAGES = 6
 
 

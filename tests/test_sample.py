@@ -224,7 +224,6 @@ def test_page_states(reader, facts):
     assert (moving.state, moving.pa, moving.writable) == ("transition", facts.transition_pa, True)
     assert reader.read_cstr(facts.transition_va) == facts.transition_text
     for va, state in (
-        (facts.prototype_va, "prototype"),
         (facts.demand_zero_va, "demand_zero"),
         (facts.pagefile_va, "pagefile"),
         (facts.zero_va, "zero"),
@@ -233,10 +232,10 @@ def test_page_states(reader, facts):
             reader.translate(va)
         assert caught.value.level == 1
         assert caught.value.state == state
-    with pytest.raises(kdmp.NotPresentError) as caught:
-        reader.translate(facts.prototype_va)
-    assert caught.value.entry >> 16 == facts.prototype_pte & 0xFFFFFFFFFFFF
-    assert reader.read_u64(facts.prototype_pte) & 1
+    shared = reader.translate(facts.prototype_va)
+    assert (shared.state, shared.prototype) == ("prototype", facts.prototype_pte)
+    assert shared.prototype_value == reader.read_u64(facts.prototype_pte)
+    assert shared.pa == shared.prototype_value & 0xFFFFFFFFFF000
 
 
 def test_holes(dump, reader, facts):

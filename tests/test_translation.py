@@ -263,7 +263,8 @@ def test_valid_page_has_no_software_protection(reader):
         (0x0000_0000_2000_0080 | 0x1000, "pagefile"),
         (PROTOTYPE, "prototype"),
         (0xFFFF_8000_1234_0000 | PROTOTYPE | TRANSITION, "prototype"),
-        (0xFFFF_FFFF_0000_0430, "prototype"),
+        (0xFFFF_FFFF_0000_0430, "vad"),
+        (0xFFFF_FFFF_0000_0090, "vad"),
     ],
 )
 @pytest.mark.parametrize("level", [1, 2, 3, 4])

@@ -23,6 +23,9 @@ enum {
     CUT_FRAME = 0x77
 };
 
+#define PROTOTYPE_AT(n)                                                        \
+    (UINT64_C(0x8000000000000000) | (uint64_t)(n) << 16 | PROTOTYPE | SWIZZLED)
+
 static const struct kdmp_entry table[] = {
     {0x1000, 0x2000 | P | W | U},
     {0x1000 + 8 * 1, 0x1000 | P | W}, /* points to itself */
@@ -51,6 +54,13 @@ static const struct kdmp_entry table[] = {
     {0x4000 + 8 * 7, UINT64_C(0x12345) << 32 | 2 << 12 | 4 << 5},
     {0x4000 + 8 * 8, UINT64_C(0x000F000000000000) | P | W},
     {0x4000 + 8 * 9, 0xBBB000 | TRANSITION | SWIZZLED},
+    /* To the prototype PTEs at 0xFFFF800000001010 and behind it. */
+    {0x4000 + 8 * 10, PROTOTYPE_AT(0x1010) | 5 << 5},
+    {0x4000 + 8 * 11, PROTOTYPE_AT(0x1018) | 4 << 5},
+    {0x4000 + 8 * 12, PROTOTYPE_AT(0x1014) | 4 << 5}, /* misaligned */
+    {0x4000 + 8 * 13, UINT64_C(0xFFFFFFFF00000430)},
+    {0xA010, 0x4000 | P},
+    {0xA018, PROTOTYPE_AT(0x1010)},
     {0x4000 + 8 * 511, 0xA000 | P | W},
 };
 
@@ -121,6 +131,10 @@ static const struct expected cases[] = {
     {0x8000, KDMP_OK, KDMP_PTE_VALID, UINT64_C(0xF000000000000), KB4, 1, 4},
     /* SwizzleBit set: the frame is its own, whether or not it was captured. */
     {0x9000, KDMP_OK, KDMP_PTE_TRANSITION, 0xBBB000, KB4, 1, 4},
+    {0xA005, KDMP_OK, KDMP_PTE_PROTOTYPE, 0x4005, KB4, 1, 4},
+    {0xB000, KDMP_E_NOT_PRESENT, KDMP_PTE_SUBSECTION, 0, KB4, 1, 4},
+    {0xC000, KDMP_E_NOT_PRESENT, KDMP_PTE_PROTOTYPE, 0, KB4, 1, 4},
+    {0xD000, KDMP_E_NOT_PRESENT, KDMP_PTE_VAD, 0, KB4, 1, 4},
     {MB2 + 0x34567, KDMP_OK, KDMP_PTE_VALID, 0xE34567, MB2, 2, 3},
     {2 * MB2 + 5, KDMP_OK, KDMP_PTE_VALID, 0xE00005, MB2, 2, 3},
     {3 * MB2, KDMP_E_NOT_PRESENT, KDMP_PTE_DEMAND_ZERO, 0, MB2, 2, 3},
@@ -217,6 +231,90 @@ test_invalid_mask(struct kdmp_space space)
 }
 
 static void
+test_prototypes(struct kdmp_space space)
+{
+    struct kdmp_translation walk;
+
+    CHECK_EQ(kdmp_translate(&space, 0xA000, &walk), KDMP_OK);
+    CHECK_EQ(walk.prototype, UINT64_C(0xFFFF800000001010));
+    CHECK_EQ(walk.prototype_value, 0x4001);
+    CHECK_EQ(walk.protection, 5);
+    CHECK(walk.flags & KDMP_T_WRITABLE && walk.flags & KDMP_T_COPY_ON_WRITE);
+    CHECK_EQ(walk.flags & (KDMP_T_EXECUTABLE | KDMP_T_HARDWARE_WRITABLE), 0);
+    CHECK_EQ(kdmp_translate(&space, 0xB000, &walk), KDMP_E_NOT_PRESENT);
+    CHECK_EQ(walk.prototype, UINT64_C(0xFFFF800000001018));
+    CHECK_EQ(kdmp_translate(&space, 0xC000, &walk), KDMP_E_NOT_PRESENT);
+    CHECK_EQ(walk.prototype, 0);
+    CHECK_EQ(walk.prototype_value, 0);
+    space.keep_prototypes = 1;
+    CHECK_EQ(kdmp_translate(&space, 0xA000, &walk), KDMP_E_NOT_PRESENT);
+    CHECK_EQ(walk.state, KDMP_PTE_PROTOTYPE);
+    CHECK_EQ(walk.prototype, 0);
+}
+
+static void
+test_page_file(struct kdmp_space space)
+{
+    static const uint8_t pages[2 * PAGE_SIZE] = {[PAGE_SIZE] = 0xEE};
+    const struct kdmp_pagefile *files[3] = {NULL, NULL, NULL};
+    struct kdmp_input input = {.data = pages, .size = sizeof(pages)};
+    struct kdmp_pagefile *pagefile;
+    struct kdmp_fault fault;
+    uint8_t buffer[4] = {0};
+    uint64_t done;
+
+    /* File 2, page 0x12345 without the usual mask bit, which is not there;
+     * then, with a mask, page 1. */
+    CHECK_EQ(kdmp_pagefile_open(&input, &pagefile, NULL), KDMP_OK);
+    files[2] = pagefile;
+    space.pagefiles = files;
+    space.pagefile_count = 3;
+    CHECK_EQ(kdmp_read(&space, 0x7000, buffer, 4, &done, &fault),
+             KDMP_E_NOT_PRESENT);
+    CHECK_EQ(fault.walk.pagefile, 2);
+    CHECK_EQ(fault.walk.pagefile_page, 0x10345);
+    space.mask_known = 1;
+    space.invalid_pte_mask = UINT64_C(0x12344) << 32;
+    CHECK_EQ(kdmp_read(&space, 0x7000, buffer, 4, &done, &fault), KDMP_OK);
+    CHECK_EQ(done, 4);
+    CHECK_EQ(buffer[0], 0xEE);
+    space.pagefile_count = 2;
+    CHECK_EQ(kdmp_read(&space, 0x7000, buffer, 4, &done, &fault),
+             KDMP_E_NOT_PRESENT);
+    kdmp_pagefile_close(pagefile);
+    kdmp_pagefile_close(NULL);
+    /* Demand zero: bytes only if they are wanted. */
+    CHECK_EQ(kdmp_read(&space, 0x6000, buffer, 4, &done, &fault),
+             KDMP_E_NOT_PRESENT);
+    space.zero_fill = 1;
+    CHECK_EQ(kdmp_read(&space, 0x6000, buffer, 4, &done, &fault), KDMP_OK);
+    CHECK_EQ(buffer[0], 0);
+}
+
+static void
+test_mappings(const struct kdmp_space *space)
+{
+    struct kdmp_map_cursor cursor = {
+        .next = 0x1000, .last = 0x4FFF, .tables_left = 100};
+    struct kdmp_mapping out[2];
+    size_t count, total = 0;
+
+    do {
+        CHECK_EQ(kdmp_next_mappings(space, &cursor, out, 2, &count), KDMP_OK);
+        if (total == 0) {
+            CHECK_EQ(out[0].start, 0x1000);
+            CHECK_EQ(out[0].size, 0x1000);
+            CHECK_EQ(out[0].paddr, 0xA000);
+            CHECK_EQ(out[0].flags, KDMP_T_EXECUTABLE | KDMP_T_USER);
+            CHECK_EQ(out[0].state, KDMP_PTE_VALID);
+        }
+        total += count;
+    } while (count > 0);
+    CHECK_EQ(total, 4);
+    CHECK(cursor.done);
+}
+
+static void
 test_modes(const struct kdmp_source *source)
 {
     struct kdmp_space space = space_over(source, KDMP_PAGING_LA57);
@@ -257,6 +355,9 @@ main(void)
         check_case(&space, &cases[i]);
     test_rights(&space);
     test_invalid_mask(space);
+    test_prototypes(space);
+    test_page_file(space);
+    test_mappings(&space);
     test_modes(&source);
     return checks_passed("mmu");
 }

@@ -1,154 +1,9 @@
 /*
  * fuzz_open.c: open arbitrary bytes as a dump and use what opens.
  *
- * The bytes are opened twice, from memory and as a stream; both must say and
- * read the same.
- *
  * SPDX-License-Identifier: MIT
  */
-#include "fuzz.h"
-
-enum { MAX_RUNS_SEEN = 64, BUFFER = 0x1800 };
-
-struct bytes {
-    const uint8_t *ptr;
-    size_t size;
-};
-
-static int
-read_at(void *context, uint64_t offset, void *buffer, size_t size)
-{
-    const struct bytes *bytes = context;
-
-    REQUIRE(offset <= bytes->size && size <= bytes->size - offset);
-    memcpy(buffer, bytes->ptr + offset, size);
-    return 0;
-}
-
-/* The same read from both dumps. */
-static void
-read_both(const struct kdmp_space *mapped, const struct kdmp_space *streamed,
-          uint64_t address, uint64_t size)
-{
-    uint8_t *one = calloc(1, BUFFER), *two = calloc(1, BUFFER);
-    struct kdmp_fault fault_one, fault_two;
-    uint64_t done_one, done_two;
-    enum kdmp_status status;
-
-    REQUIRE(one != NULL && two != NULL && size <= BUFFER);
-    status = kdmp_read(mapped, address, one, size, &done_one, &fault_one);
-    REQUIRE(kdmp_read(streamed, address, two, size, &done_two, &fault_two)
-            == status);
-    REQUIRE(done_one == done_two && done_one <= size);
-    REQUIRE((status == KDMP_OK) == (done_one == size));
-    REQUIRE(memcmp(one, two, BUFFER) == 0);
-    if (status != KDMP_OK) {
-        REQUIRE(fault_one.status == status && fault_one.missing > 0);
-        REQUIRE(fault_one.address == fault_two.address);
-        REQUIRE(status == KDMP_E_ADDRESS_END
-                || fault_one.address == address + done_one);
-    }
-    free(one);
-    free(two);
-}
-
-static void
-read_strings(const struct kdmp_space *space, uint64_t address)
-{
-    static const unsigned units[] = {1, 2, 4};
-    unsigned i;
-
-    for (i = 0; i < 3; i++) {
-        uint8_t *buffer = malloc(300);
-        uint64_t done;
-
-        REQUIRE(buffer != NULL);
-        (void)kdmp_read_string(space, address, units[i], buffer, 300, &done,
-                               NULL);
-        REQUIRE(done <= 300);
-        free(buffer);
-    }
-}
-
-static void
-use_address(struct kdmp_space *mapped, struct kdmp_space *streamed,
-            uint64_t address)
-{
-    int paging;
-
-    for (paging = 0; paging < KDMP_PAGING_COUNT; paging++) {
-        struct kdmp_translation walk;
-
-        mapped->paging = streamed->paging = (enum kdmp_paging)paging;
-        REQUIRE(kdmp_translate(mapped, address, &walk)
-                == (enum kdmp_status)walk.status);
-        REQUIRE(walk.depth <= 5);
-        read_both(mapped, streamed, address, 16);
-        read_both(mapped, streamed, address - 0x800, BUFFER);
-        read_strings(mapped, address);
-    }
-}
-
-static void
-use_runs(const struct kdmp_dump *dump, struct kdmp_space *mapped,
-         struct kdmp_space *streamed)
-{
-    const struct kdmp_info *info = kdmp_get_info(dump);
-    uint64_t pfn = 0, total = 0;
-    struct kdmp_run run;
-    int seen;
-
-    for (seen = 0; seen < MAX_RUNS_SEEN && kdmp_next_run(dump, pfn, &run);
-         seen++) {
-        uint64_t last = run.pfn + run.count - 1;
-
-        REQUIRE(run.count > 0 && run.pfn >= pfn && last < info->pfn_end);
-        REQUIRE(run.file_offset <= info->file_size
-                && run.count <= (info->file_size - run.file_offset) >> 12);
-        REQUIRE(kdmp_frame_status(dump, run.pfn) == KDMP_OK);
-        REQUIRE(kdmp_frame_status(dump, last) == KDMP_OK);
-        mapped->paging = streamed->paging = KDMP_PAGING_PHYSICAL;
-        read_both(mapped, streamed, run.pfn << 12, 0x1000);
-        read_both(mapped, streamed, (last << 12) + 0xff8, 16);
-        total += run.count;
-        pfn = last + 1;
-    }
-    REQUIRE(total <= info->pages_available);
-    REQUIRE(kdmp_count_frames(dump, 0, pfn) == total);
-    if (seen < MAX_RUNS_SEEN)
-        REQUIRE(total == info->pages_available);
-    REQUIRE(kdmp_count_frames(dump, 0, UINT64_MAX) == info->pages_available);
-    REQUIRE(info->pages_available <= info->pages_described);
-    REQUIRE(info->pages_available <= info->file_size >> 12);
-}
-
-static void
-use_dump(const struct kdmp_dump *dump, const struct kdmp_dump *other)
-{
-    const struct kdmp_info *info = kdmp_get_info(dump);
-    struct kdmp_space mapped = {0}, streamed = {0};
-    enum kdmp_paging_source how;
-    enum kdmp_paging paging;
-    int field;
-
-    REQUIRE(memcmp(info, kdmp_get_info(other), sizeof(*info)) == 0);
-    REQUIRE((unsigned)info->layout < KDMP_LAYOUT_COUNT);
-    mapped.source = kdmp_get_source(dump);
-    mapped.dump = dump;
-    streamed.source = kdmp_get_source(other);
-    streamed.dump = other;
-    mapped.root = streamed.root = info->field[KDMP_F_DIRECTORY_TABLE_BASE];
-    use_runs(dump, &mapped, &streamed);
-    (void)kdmp_choose_paging(dump, mapped.root, &paging, &how);
-    for (field = 0; field < KDMP_FIELD_COUNT; field++)
-        REQUIRE(!(info->absent >> field & 1) || info->field[field] == 0);
-    use_address(&mapped, &streamed, 0);
-    use_address(&mapped, &streamed, 0x10000);
-    use_address(&mapped, &streamed, UINT64_MAX - 8);
-    use_address(&mapped, &streamed, UINT64_C(0xFFFFF80000000000));
-    use_address(&mapped, &streamed, info->field[KDMP_F_KD_DEBUGGER_DATA_BLOCK]);
-    use_address(&mapped, &streamed, info->field[KDMP_F_PS_LOADED_MODULE_LIST]);
-}
+#include "fuzz_use.h"
 
 int
 LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
@@ -164,16 +19,7 @@ LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     memcpy(copy, data, size);
     status = kdmp_open_memory(copy, size, &dump, &err);
     REQUIRE(kdmp_open_stream(&stream, &other, &other_err) == status);
-    if (status == KDMP_OK) {
-        use_dump(dump, other);
-    } else {
-        REQUIRE(dump == NULL && other == NULL);
-        REQUIRE(err.status == status && err.message[0] != '\0');
-        REQUIRE(strcmp(err.message, other_err.message) == 0);
-        REQUIRE(err.where == other_err.where);
-    }
-    kdmp_close(dump);
-    kdmp_close(other);
+    use_both(status, dump, other, &err, &other_err);
     free(copy);
     return 0;
 }

@@ -2,21 +2,26 @@
 
     python tests/fuzz/make_corpus.py DIRECTORY
 
-writes DIRECTORY/open/* and DIRECTORY/translate/*. Nothing of it is kept in the repository; what a
-fuzzer found is, in tests/fuzz/corpus/.
+writes DIRECTORY/open/*, DIRECTORY/raw/* and DIRECTORY/translate/*. Nothing of it is kept in the
+repository; what a fuzzer found is, in tests/fuzz/corpus/.
 
 SPDX-License-Identifier: MIT
 """
 
+import io
 import struct
 import sys
+import uuid
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from archtables import KUSER, put_kuser
+from archtables import dump as arch_dump
 from dumpbuilder import (
-    ALL_KINDS,
+    BITMAP,
     COMPLETE,
+    FULL,
     HEADER,
     HEADER_ONLY,
     L1TF,
@@ -24,8 +29,8 @@ from dumpbuilder import (
     NX,
     PROTOTYPE,
     RANGES8,
+    SUMMARY,
     TRANSITION,
-    TRIAGE,
     Memory,
     P,
     Tables,
@@ -38,8 +43,10 @@ from dumpbuilder import (
     runs_dump,
 )
 
+from kdmp import write_triage
+
 KERNEL = 0xFFFF_F800_0000_0000
-TARGETS = ("open", "translate")
+TARGETS = ("open", "raw", "translate")
 SIZE_LIMIT = 200_000  # of all seeds together
 
 
@@ -66,13 +73,12 @@ def open_seeds():
     }
     memory = small_memory()
     seeds = {}
-    for kind in ALL_KINDS:
+    for kind in (FULL, SUMMARY, BITMAP):  # the others share a layout with one of these, or follow below
         image = memory.dump(kind, **facts)
         # Only one keeps all pages: the corpus stays small, and cut dumps are worth having.
-        lost = {1: 0, 5: 2, 6: 5, 7: 5}.get(kind, 4)
+        lost = {FULL: 0, BITMAP: 4}.get(kind, 5)
         seeds[f"kind{kind}"] = image[: len(image) - 0x1000 * lost]
-    for kind in (HEADER_ONLY, TRIAGE):
-        seeds[f"kind{kind}"] = header_page(kind)
+    seeds["kind3"] = header_page(HEADER_ONLY)
     seeds["overlap"] = runs_dump([(1, 2), (2, 2), (9, 1)])[: HEADER + 0x800]
     seeds["odd-bits"] = bitmap_dump(13, [0, 3, 12])[: HEADER + 0x100]
     seeds["ranges"] = ranges_dump([(5, 1), (2, 2)], kind=RANGES8, spare=1)[: HEADER + 0x100]
@@ -81,6 +87,107 @@ def open_seeds():
     seeds["empty"] = b""
     seeds["minidump"] = b"MDMP" + bytes(28)
     seeds["header32"] = b"PAGEDUMP" + b"PAGE" * 1022
+    for bits in (64, 32):
+        seeds[f"triage{bits}"] = small_triage(bits)
+    for paging in ("x86", "pae"):
+        for kind in (1, 5) if paging == "pae" else (6,):
+            seeds[f"{paging}-kind{kind}"] = small_dump32(paging, kind)
+    return seeds
+
+
+def small_triage(bits):
+    """A triage dump with every part, whose copies can be found."""
+    wide, base = bits == 64, KERNEL if bits == 64 else 0x8000_0000
+    width = bits // 8
+    kdbg = bytearray(0x340)
+    struct.pack_into("<4sI", kdbg, 0x10, b"KDBG", 0x340)
+    struct.pack_into("<Q", kdbg, 0x218, base + 0x500)
+    sizes = ((0x2A0, 16), (0x2A8, 24), (0x2B0, 32), (0x2B4, width), (0x2BE, 20), (0x2C0, 32))
+    for offset, value in sizes:
+        struct.pack_into("<H", kdbg, offset, value)
+    out = io.BytesIO()
+    write_triage(
+        out,
+        header={
+            "minor_version": 7601, "number_processors": 1, "kd_debugger_data_block": base + 0x400,
+            "machine_image_type": 0x8664 if wide else 0x14C,
+        },
+        mm=bytes(0x50 if wide else 0x34),
+        unloaded=[("old.sys", base, base + 0x1000)],
+        prcb=bytes(width) + (base + 0x2000).to_bytes(width, "little") + bytes(32 - 2 * width),
+        process=b"E" * 24,
+        thread=bytes(16) + (base + 0x3000).to_bytes(width, "little") + bytes(16 - width),
+        stack=(base + 0x100, b"stack" * 8),
+        debugger_data=kdbg,
+        drivers=[("nt.exe", base, 0x1000, 1, 2)],
+        data_blocks=[
+            (base, b"text\0" + bytes(11)), (base + 16, b"next"), (base + 8, b"over"),
+            (base + 0x500, (base + 0x1000).to_bytes(width, "little")),
+        ],
+        data_page=(base + 0x200, b"page" * 8),
+        blobs=[(uuid.UUID(int=0), b""), (uuid.UUID(int=1), b"data")],
+    )  # fmt: skip
+    return out.getvalue()
+
+
+def one_page(paging, pfn=0):
+    """A page that is everything: the root that maps itself, all tables below it, and KUSER_SHARED_DATA."""
+    page = Memory()
+    put_kuser(page, 0)
+    data = page.pages[0]
+    wide = paging in ("x64", "arm64")
+    slots = {"x86": (0x1F0, 0x300, 0x3FF), "pae": (0, 1, 2, 3, 0x1F0, 0x1FE)}.get(paging, (0, 0x1ED, 0x1EF))
+    for slot in slots:
+        flags = 0x703 if paging == "arm64" else 1 if paging == "pae" and slot < 4 else 0x63
+        size = 4 if paging == "x86" else 8
+        data[slot * size : (slot + 1) * size] = (pfn << 12 | flags).to_bytes(size, "little")
+    head = KUSER[wide] + 0x400
+    data[0x400:0x410] = struct.pack("<QQ", head, head) if wide else struct.pack("<4I", *[head] * 4)
+    data[0x510:0x514] = b"KDBG"
+    data[0x536] = paging == "pae"
+    return bytes(data)
+
+
+def small_dump32(paging, kind):
+    """A 32-bit dump of one page."""
+    head = KUSER[False] + 0x400
+    return arch_dump(
+        {5: one_page(paging, 5)}, paging, 0x5000, kind,
+        ps_loaded_module_list=head, kd_debugger_data_block=head + 0x100,
+    )  # fmt: skip
+
+
+def core(paging, image):
+    """An ELF core of a page that two segments show."""
+    is64 = paging != "pae"
+    cpu = {"pae": 3, "arm64": 183}.get(paging, 62)
+    entry, first = (56, 64 + 3 * 56) if is64 else (32, 52 + 3 * 32)
+    out = b"\x7fELF" + bytes([2 if is64 else 1, 1, 1]) + bytes(9)
+    head = 64 if is64 else 52
+    out += struct.pack(
+        "<HHI" + ("QQQ" if is64 else "III") + "I6H", 4, cpu, 1, 0, head, 0, 0, head, entry, 3, 0, 0, 0
+    )
+    for kind, at, offset, size in ((4, 0, first, 0), (1, 0, first, 0x1000), (1, 0x5000, first, 0x1000)):
+        if is64:
+            out += struct.pack("<IIQQQQQQ", kind, 7, offset, 0, at, size, size, 0)
+        else:
+            out += struct.pack("<8I", kind, offset, 0, at, size, size, 7, 0)
+    return out + image
+
+
+def raw_seeds():
+    """Memory images by name: a machine byte, runs, and the image."""
+    seeds = {}
+    for paging, number in (("x64", 1), ("x86", 2)):
+        seeds[f"flat-{paging}"] = bytes([number, 0]) + one_page(paging)
+    for paging, number in (("pae", 2), ("arm64", 3)):
+        seeds[f"run-{paging}"] = bytes([number, 1]) + struct.pack("<3Q", 5, 1, 0) + one_page(paging, 5)
+    image = one_page("x64")
+    runs = struct.pack("<9Q", 5, 1, 0, 7, 2, 8, 9, 1 << 20, 0x800)
+    seeds["runs"] = bytes([1, 3]) + runs + image
+    seeds["limits"] = bytes([0, 2]) + struct.pack("<6Q", (1 << 40) - 1, 1, 0, 1 << 39, 1 << 40, 2**64 - 1)
+    seeds["elf64"] = bytes(2) + core("x64", image)
+    seeds["elf32"] = bytes(2) + core("pae", one_page("pae"))
     return seeds
 
 
@@ -133,7 +240,7 @@ def translate_seeds():
 def main(folder):
     """Write all seeds below `folder`; refuse to let them grow large."""
     total = 0
-    for target, seeds in zip(TARGETS, (open_seeds(), translate_seeds()), strict=True):
+    for target, seeds in zip(TARGETS, (open_seeds(), raw_seeds(), translate_seeds()), strict=True):
         place = Path(folder, target)
         place.mkdir(parents=True, exist_ok=True)
         for name, data in seeds.items():

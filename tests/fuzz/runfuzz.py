@@ -19,7 +19,7 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
-TARGETS = ("open", "translate")
+TARGETS = ("open", "raw", "translate")
 MAX_LEN = 1 << 16
 SANITIZE = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
 COVER = "-fsanitize-coverage=trace-pc"
