@@ -62,7 +62,11 @@ class TriageUnloadedDriver:
 
 @dataclass(frozen=True, slots=True)
 class MmStorage:
-    """DUMP_MM_STORAGE64, the memory manager's figures. Pool sizes are in bytes, commit figures in pages."""
+    """DUMP_MM_STORAGE64, the memory manager's figures as stored.
+
+    Commit figures are pages. Pool sizes are described as bytes, but the values in real dumps of build 26100
+    only make sense as pages.
+    """
 
     version: int
     size: int
