@@ -616,7 +616,8 @@ struct kdmp_map_cursor {
 /*
  * The next mapped ranges, at most 'room' (> 0) of them, in *out.  0 of them
  * and cursor->done at the end.  KDMP_E_LIMIT when 'tables_left' is used up;
- * the ranges up to there have been given.  Empty entries are not ranges;
+ * the ranges up to there have been given.  KDMP_E_NOMEM (never for a dump in
+ * memory): the enumeration can be gone on with.  Empty entries are not ranges;
  * prototype PTEs are not followed.
  */
 enum kdmp_status kdmp_next_mappings(const struct kdmp_space *space,

@@ -7,6 +7,9 @@
  * SPDX-License-Identifier: MIT
  */
 #include "mmu.h"
+#include "mmu_arm64.h"
+#include "mmu_x64.h"
+#include "mmu_x86.h"
 
 /* What makes two neighbouring pages one range. */
 #define MAPPING_RIGHTS (KDMP_T_WRITABLE | KDMP_T_EXECUTABLE | KDMP_T_USER)
@@ -21,7 +24,7 @@ struct enumeration {
     size_t room;
     size_t count;
     enum kdmp_status status;
-    uint8_t tables[5][PAGE_SIZE]; /* by level, where the file is not mapped */
+    uint8_t *tables; /* a page for each level, where the file is not mapped */
 };
 
 /* An address of the walk, which counts from 0 without a hole, as it is
@@ -81,12 +84,25 @@ emit(struct enumeration *e, uint64_t start, uint64_t size, uint64_t page_size,
     return e->count == e->room;
 }
 
+/* Where a table of this level can be copied to, or NULL and the status. */
+static uint8_t *
+table_copy(struct enumeration *e, int level)
+{
+    if (e->tables == NULL)
+        e->tables = kdmp_calloc((uint64_t)e->mmu->levels, PAGE_SIZE);
+    if (e->tables == NULL) {
+        e->status = KDMP_E_NOMEM;
+        return NULL;
+    }
+    return e->tables + (size_t)(level - 1) * PAGE_SIZE;
+}
+
 /* The bytes of a table, or NULL. */
 static const uint8_t *
 load_table(struct enumeration *e, uint64_t table, uint64_t size, int level)
 {
     const struct kdmp_source *source = e->plain.source;
-    uint8_t *copy = e->tables[level - 1];
+    uint8_t *copy = NULL;
     uint64_t done = 0;
 
     while (done < size) {
@@ -97,6 +113,8 @@ load_table(struct enumeration *e, uint64_t table, uint64_t size, int level)
             return NULL;
         if (extent.ptr != NULL && extent.length == size)
             return extent.ptr;
+        if (copy == NULL && (copy = table_copy(e, level)) == NULL)
+            return NULL;
         if (extent.ptr != NULL)
             memcpy(copy + done, extent.ptr, (size_t)extent.length);
         else if (source->read_file(source, extent.file_offset, copy + done,
@@ -127,6 +145,8 @@ visit_invalid(struct enumeration *e, uint64_t value, int level, uint64_t start,
                                &entry);
     if (status == KDMP_OK && level > 1)
         return visit_table(e, base, level - 1, start, rights);
+    if (entry.state == KDMP_PTE_ZERO) /* nothing but bits of the L1TF mask */
+        return 0;
     if (status == KDMP_OK) {
         entry.state = KDMP_PTE_TRANSITION;
         entry.paddr = base;
@@ -156,6 +176,89 @@ emit_missing(struct enumeration *e, uint64_t base, uint64_t size, uint64_t span)
     return emit(e, half, half, span, 0, 0, KDMP_PTE_TABLE);
 }
 
+/* Whether a valid 4 KB page just makes the pending range longer. */
+KDMP_INLINE int
+joins_pending(const struct kdmp_map_cursor *cursor, uint64_t vaddr,
+              uint32_t flags)
+{
+    const struct kdmp_mapping *pending = &cursor->pending;
+
+    return pending->start + pending->size == vaddr && pending->flags == flags
+           && pending->page_size == PAGE_SIZE
+           && pending->state == KDMP_PTE_VALID && cursor->has_pending
+           && !cursor->filter;
+}
+
+/* Go through the entries of a page table from 'i' to before 'end'; 'base' is
+ * the first address it maps.  Inlined once per kind of entry: this is where
+ * the time goes.  1 to stop. */
+KDMP_INLINE int
+scan_pages(struct enumeration *e, const struct mmu *mmu, const uint8_t *bytes,
+           uint64_t base, uint64_t i, uint64_t end, uint32_t rights)
+{
+    struct kdmp_map_cursor *cursor = e->cursor;
+    uint64_t first = canonical(e->mmu, base); /* a table is in one half */
+
+    for (; i < end; i++) {
+        uint64_t value = load_le(bytes + i * mmu->entry_size, mmu->entry_size);
+        uint64_t start = base + i * PAGE_SIZE, vaddr = first + i * PAGE_SIZE;
+        struct mmu_step step;
+        int stop;
+
+        if (value == 0)
+            continue;
+        mmu->decode(value, 1, vaddr, &step);
+        if (step.kind == MMU_LEAF) {
+            uint32_t flags = rights & step.allow & MAPPING_RIGHTS;
+
+            if (joins_pending(cursor, vaddr, flags)) {
+                cursor->pending.size += PAGE_SIZE;
+                e->position = start + PAGE_SIZE;
+                continue;
+            }
+            stop = emit(e, start, PAGE_SIZE, PAGE_SIZE, step.base, flags,
+                        KDMP_PTE_VALID);
+        } else if (step.kind == MMU_INVALID) {
+            stop = visit_invalid(e, value, 1, start, rights);
+        } else {
+            stop = emit(e, start, PAGE_SIZE, PAGE_SIZE, 0, 0, KDMP_PTE_BAD);
+        }
+        if (stop)
+            return 1;
+    }
+    return 0;
+}
+
+/* The lowest level of visit_table. */
+static int
+visit_pages(struct enumeration *e, const uint8_t *bytes, uint64_t base,
+            uint64_t i, uint32_t rights)
+{
+    uint64_t entries = UINT64_C(1) << e->mmu->index_bits(1), end = entries;
+    int stop;
+
+    if ((e->last - base) / PAGE_SIZE < entries) /* base <= e->last */
+        end = (e->last - base) / PAGE_SIZE + 1;
+    switch (e->plain.paging) {
+    case KDMP_PAGING_X86:
+        stop = scan_pages(e, &mmu_x86, bytes, base, i, end, rights);
+        break;
+    case KDMP_PAGING_ARM64:
+        stop = scan_pages(e, &mmu_arm64, bytes, base, i, end, rights);
+        break;
+    default: /* LA57's and PAE's page tables are those of x64 */
+        stop = scan_pages(e, &mmu_x64, bytes, base, i, end, rights);
+    }
+    if (stop)
+        return 1;
+    if (end < entries) {
+        e->cursor->done = 1;
+        return 1;
+    }
+    e->position = base + entries * PAGE_SIZE;
+    return 0;
+}
+
 /* Go through a table from e->position on.  'base' is the first address it
  * maps.  1 to stop: output full, limit, or past the last address. */
 static int
@@ -171,6 +274,8 @@ visit_table(struct enumeration *e, uint64_t table, int level, uint64_t base,
     if (e->position > base)
         i = (e->position - base) >> shift;
     bytes = load_table(e, table, entries * entry_size, level);
+    if (bytes == NULL && e->status != KDMP_OK)
+        return 1;
     if (bytes == NULL)
         return emit_missing(e, base, entries * span, span);
     if (e->position <= base) { /* else it was counted when it was begun */
@@ -180,6 +285,8 @@ visit_table(struct enumeration *e, uint64_t table, int level, uint64_t base,
         }
         e->cursor->tables_left--;
     }
+    if (level == 1)
+        return visit_pages(e, bytes, base, i, rights);
     for (; i < entries; i++) {
         uint64_t start = base + i * span;
         uint64_t value = load_le(bytes + i * entry_size, entry_size);
@@ -216,44 +323,38 @@ kdmp_next_mappings(const struct kdmp_space *space,
                    size_t room, size_t *count_out)
 {
     const struct mmu *mmu = kdmp_mmu_of(space->paging);
-    struct enumeration *e;
-    enum kdmp_status status;
+    struct enumeration e = {.mmu = mmu,
+                            .plain = *space,
+                            .cursor = cursor,
+                            .out = out,
+                            .room = room};
 
     *count_out = 0;
     if (mmu == NULL)
         return KDMP_E_UNSUPPORTED;
     if (room == 0)
         return KDMP_E_ARGUMENT;
-    e = kdmp_calloc(1, sizeof(*e));
-    if (e == NULL)
-        return KDMP_E_NOMEM;
-    e->mmu = mmu;
-    e->plain = *space;
-    e->plain.keep_prototypes = 1;
-    e->cursor = cursor;
-    e->out = out;
-    e->room = room;
+    e.plain.keep_prototypes = 1;
     /* Bounds in the hole between the halves move out of it. */
-    e->position = linear(mmu, cursor->next + mmu->hole(cursor->next));
-    e->last = mmu->hole(cursor->last) == 0 ? linear(mmu, cursor->last)
-                                           : linear(mmu, mmu->last_address) / 2;
-    if (e->position > e->last)
+    e.position = linear(mmu, cursor->next + mmu->hole(cursor->next));
+    e.last = mmu->hole(cursor->last) == 0 ? linear(mmu, cursor->last)
+                                          : linear(mmu, mmu->last_address) / 2;
+    if (e.position > e.last)
         cursor->done = 1;
     if (!cursor->done
-        && !visit_table(e, space->root & mmu->root_mask, mmu->levels, 0,
+        && !visit_table(&e, space->root & mmu->root_mask, mmu->levels, 0,
                         MAPPING_RIGHTS))
         cursor->done = 1;
     /* What is pending when nothing can join it any more. */
-    if ((cursor->done || e->status != KDMP_OK) && cursor->has_pending
-        && e->count < room) {
-        out[e->count++] = cursor->pending;
+    if ((cursor->done || e.status == KDMP_E_LIMIT) && cursor->has_pending
+        && e.count < room) {
+        out[e.count++] = cursor->pending;
         cursor->has_pending = 0;
     }
-    cursor->next = canonical(mmu, e->position);
-    if (e->position >> (mmu->shift(mmu->levels) + mmu->index_bits(mmu->levels)))
+    cursor->next = canonical(mmu, e.position);
+    if (e.position >> (mmu->shift(mmu->levels) + mmu->index_bits(mmu->levels)))
         cursor->done = 1;
-    *count_out = e->count;
-    status = e->status;
-    kdmp_free(e);
-    return status;
+    *count_out = e.count;
+    kdmp_free(e.tables);
+    return e.status;
 }

@@ -74,9 +74,10 @@ class TranslationError(UnreadableError):
     `entries` is all that was read, root first. `state` is what Windows means by the
     entry: "zero", "prototype", "demand_zero", "pagefile", "subsection", "vad",
     "transition", "bad", "table" (leads to a table that could not be read), "valid"
-    or "none". `protection` is the entry's 5-bit Windows protection; `prototype` and
-    `prototype_value` are address and content of a prototype PTE that was followed;
-    `pagefile` and `pagefile_page` say where a paged-out page is (page number).
+    or "none". `protection` is the 5-bit Windows protection of a software PTE, None
+    for other entries; `prototype` and `prototype_value` are address and content of a
+    prototype PTE that was followed; `pagefile` and `pagefile_page` say where a
+    paged-out page is (page number).
     """
 
     va: int | None
@@ -592,10 +593,12 @@ class ReaderBase:
     def mappings(self, start: SupportsIndex = 0, last: SupportsIndex | None = None) -> Iterator[Mapping]:
         """Return an iterator over the mapped ranges from `start` to `last`, a Mapping each.
 
-        Ranges come in ascending order and lazily; entries that are zero are none. Prototype
-        PTEs are not followed. A page table that is not in the dump gives a range with the
-        state "table". Tables that refer to each other without an end give KdmpError after a
-        bounded number of tables.
+        Ranges come in ascending order and lazily; empty entries are none, with the bits of
+        the L1TF mask or without. Prototype PTEs are not followed. A page table that is not
+        in the dump gives a range with the state "table". A page, or what a missing table
+        maps, comes whole even if `start` or `last` lies inside it: ranges are not clipped.
+        Tables that refer to each other without an end give KdmpError after a bounded number
+        of tables.
         """
     def mappings_buffer(self, start: SupportsIndex = 0, last: SupportsIndex | None = None) -> bytes:
         """Return all mapped ranges as bytes, 40 for each range.

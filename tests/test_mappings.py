@@ -194,6 +194,58 @@ def test_ranges_equal_single_translations(paging, seed):
             assert (found.state, found.page_size) == (state, size), hex(va)
 
 
+@pytest.mark.parametrize("paging", MODES)
+def test_dense_tables_equal_single_translations(paging):
+    """Full page tables with runs of rights and holes, as a real space has them: every page, every range."""
+    rng, mode = random.Random(paging), MODES[paging]
+    memory = Memory()
+    tables = ArchTables(memory, paging, root=0x1020 if paging == "pae" else 0x1000)
+    start = 0x8000_0000 if mode.machine == 0x14C else tables_half(paging)
+    count = 3 * PAGE // mode.entry  # three tables
+    rights = (3, 0x703, 0x783, 0x743, 1 << 55 | 0x783, 3 << 53 | 3, 1)  # the last is reserved
+    if paging != "arm64":
+        nx = 1 << 63 if paging != "x86" else 0
+        rights = (0x63, 0x67, 0x65, 0x61, 0x861, nx | 0x63, nx | 0x65, nx | 0x43, 0x123)
+    page = entry = 0
+    while page < count:
+        entry = rng.choice((*rights, *rights, 0, 4 << (1 if paging == "arm64" else 5), 0x800))
+        for _ in range(rng.choice((1, 2, 3, 8, 60))):
+            if page < count:
+                tables.raw(start + page * PAGE, entry and entry | (0x70 + page) << 12 if entry & 1 else entry)
+            page += 1
+    image = dump(memory.pages, paging, tables.root)
+    reader = kdmp.open(image).reader(paging=paging, dtb=tables.root, invalid_pte_mask=0)
+    found = list(reader.mappings(start, start + count * PAGE - 1))
+    assert len(found) > 50
+    assert any(m.size > 20 * PAGE for m in found)
+    for one, following in itertools.pairwise(found):
+        assert one.start + one.size < following.start or key(one) != key(following)
+    inside = iter(found)
+    one = next(inside)
+    for page in range(count):
+        va = start + page * PAGE
+        while one is not None and one.start + one.size <= va:
+            one = next(inside, None)
+        state, size, granted, pa = entry_of(reader, va)
+        if state == "zero":
+            assert one is None or one.start > va
+            continue
+        assert (one.state, one.page_size) == (state, size), hex(va)
+        assert one.start <= va
+        if state == "valid":
+            assert granted == tuple(getattr(one, name) for name in RIGHTS), hex(va)
+            assert one.start != va or one.pa == pa
+    for _ in range(30):  # bounds in the middle of tables
+        first, last = sorted(rng.randrange(start, start + count * PAGE) for _ in range(2))
+        got = [(m.start, m.size, *key(m)) for m in reader.mappings(first, last)]
+        assert got == list(clipped(found, paging, first, last)), (hex(first), hex(last))
+
+
+def tables_half(paging):
+    """The first address of the kernel's half."""
+    return 2**64 - (1 << MODES[paging].shifts[-1] + 8)
+
+
 def test_all_states_occur():
     seen = set()
     for paging in MODES:
@@ -364,6 +416,32 @@ def test_read_only_views():
 
     got = [(m.start, m.state, m.writable) for m in x64(fill, invalid_pte_mask=0).mappings()]
     assert got == [(0x7000_0000, "prototype", True), (0x7000_1000, "prototype", False)]
+
+
+@pytest.mark.parametrize("mask", [None, 0, 1 << 45, 1 << 45 | 1 << 40])
+@pytest.mark.parametrize("level", [1, 2, 3, 4])
+def test_entries_of_nothing_but_the_l1tf_mask(level, mask):
+    """Empty once the mask is undone is none, as single translations say; SwizzleBit counts."""
+    span = 1 << 12 + 9 * (level - 1)
+    start = 0x7000_0000 // span * span
+    values = [1 << 45, 1 << 45 | 1 << 40, 1 << 45 | 0x10, 0x10, 1 << 40, 1 << 45 | 0x80, 1 << 44]
+
+    def fill(tables):
+        for k, value in enumerate(values):
+            tables.raw(start + k * span, value, level)
+
+    reader = x64(fill, invalid_pte_mask=mask, discover=False)
+    found = list(reader.mappings())
+    for k in range(len(values)):
+        va = start + k * span
+        state, size, _, _ = entry_of(reader, va)
+        one = covering(found, va)
+        assert (one and one.state) == (None if state == "zero" else state), hex(values[k])
+        assert one is None or size == one.page_size == span
+    empty = [k for k in range(len(values)) if covering(found, start + k * span) is None]
+    assert empty == {None: [0], 0: [], 1 << 45: [0], 1 << 45 | 1 << 40: [0, 1, 4]}[mask]
+    assert all(m.state != "zero" for m in found)
+    assert not list(reader.find_frame(0))
 
 
 def test_table_in_transition_is_entered():

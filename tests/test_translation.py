@@ -277,6 +277,44 @@ def test_invalid_entries(value, state, level):
     assert (caught.value.level, caught.value.entry, caught.value.state) == (level, value, state)
 
 
+@pytest.mark.parametrize(
+    ("value", "state", "level", "protection"),
+    [
+        (0, "zero", 1, None),
+        (0, "zero", 4, None),
+        (1 << 45, "zero", 1, None),  # nothing but the L1TF mask
+        (0x99000 | P | W, "table", 3, None),  # a table that is not in the dump
+        (0x20000 | P | W | 0x80, "bad", 4, None),
+        (0x80, "demand_zero", 1, 4),
+        (0x10, "demand_zero", 1, 0),  # a protection of 0 is one
+        (3 << 32 | 0x10 | 6 << 5, "pagefile", 2, 6),
+        (0x9000 << 48 | 0x410 | 2 << 5, "prototype", 1, 2),
+        (0xFFFF_FFFF_0000_0430, "vad", 1, 1),
+    ],
+)
+def test_protection_is_that_of_software_entries(value, state, level, protection):
+    """None where the entry has no such thing: 0 would mean that nothing may be done with the page."""
+    memory = Memory()
+    Tables(memory).raw(0x7000_0000, value, level)
+    with pytest.raises(kdmp.TranslationError) as caught:
+        kdmp.open(memory.dump()).reader().translate(0x7000_0000)
+    assert (caught.value.state, caught.value.protection) == (state, protection)
+
+
+def test_protection_of_a_page_whose_frame_is_missing():
+    """Reading fails behind a translation: a valid entry has no protection, one in transition has."""
+    memory = Memory()
+    tables = Tables(memory)
+    tables.map(0x7000_0000, 0x99000)
+    tables.raw(0x7000_1000, 0x99000 | 0x810 | 3 << 5)
+    reader = kdmp.open(memory.dump()).reader()
+    for va, protection in ((0x7000_0000, None), (0x7000_1000, 3)):
+        with pytest.raises(kdmp.PartialReadError) as caught:
+            reader.read_exact(va, 4)
+        assert caught.value.reason.state == ("valid" if protection is None else "transition")
+        assert caught.value.reason.protection == protection
+
+
 def test_page_table_in_transition_is_followed():
     """x64-paging.md section 6: page-table pages can be in transition themselves."""
     memory = Memory()

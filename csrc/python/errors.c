@@ -76,13 +76,13 @@ static const struct error_spec specs[] = {
          "\"subsection\", \"vad\",\n"
          "\"transition\", \"bad\", \"table\" (leads to a table that could not "
          "be read), \"valid\"\n"
-         "or \"none\". `protection` is the entry's 5-bit Windows protection; "
-         "`prototype` and\n"
-         "`prototype_value` are address and content of a prototype PTE that "
-         "was "
-         "followed;\n"
-         "`pagefile` and `pagefile_page` say where a paged-out page is (page "
-         "number)."},
+         "or \"none\". `protection` is the 5-bit Windows protection of a "
+         "software PTE, None\n"
+         "for other entries; `prototype` and `prototype_value` are address "
+         "and content of a\n"
+         "prototype PTE that was followed; `pagefile` and `pagefile_page` say "
+         "where a\n"
+         "paged-out page is (page number)."},
     [E_NOT_PRESENT] =
         {"kdmp.NotPresentError",
          E_TRANSLATION,
@@ -365,7 +365,7 @@ state_clause(int state)
     case KDMP_PTE_DEMAND_ZERO:
         return "is demand-zero";
     case KDMP_PTE_PAGEFILE:
-        return "is in a page file";
+        return "names a page of a page file";
     case KDMP_PTE_BAD:
         return "has reserved bits set";
     case KDMP_PTE_SUBSECTION:
@@ -486,6 +486,23 @@ fault_message(const struct kdmp_space *space, const struct kdmp_fault *fault)
     }
 }
 
+/* Whether the walk ended at an entry that Windows gave a protection. */
+static int
+has_protection(const struct kdmp_translation *walk)
+{
+    switch (walk->state) {
+    case KDMP_PTE_TRANSITION:
+    case KDMP_PTE_PROTOTYPE:
+    case KDMP_PTE_DEMAND_ZERO:
+    case KDMP_PTE_PAGEFILE:
+    case KDMP_PTE_SUBSECTION:
+    case KDMP_PTE_VAD:
+        return 1;
+    default: /* whatever its prototype PTE is, the entry itself has one */
+        return walk->prototype != 0;
+    }
+}
+
 /* What a TranslationError has beyond its address. */
 static int
 put_walk(struct module_state *state, PyObject *exc,
@@ -526,7 +543,8 @@ put_walk(struct module_state *state, PyObject *exc,
         && (put_u64(exc, "pagefile", walk->pagefile) < 0
             || put_u64(exc, "pagefile_page", walk->pagefile_page) < 0))
         return -1;
-    if (put_u64(exc, "protection", walk->protection) < 0)
+    if (has_protection(walk)
+        && put_u64(exc, "protection", walk->protection) < 0)
         return -1;
     if (put_u64(exc, "entry", walk->entries[walk->depth - 1].value) < 0
         || put_u64(exc, "entry_pa", walk->entries[walk->depth - 1].paddr) < 0) {

@@ -324,7 +324,8 @@ translation_new(struct module_state *state)
 int records_init(struct module_state *state);
 PyObject *run_record(struct module_state *state, const struct kdmp_run *run);
 PyObject *mapping_record(struct module_state *state,
-                         const struct kdmp_mapping *mapping);
+                         const struct kdmp_mapping *mapping,
+                         PyObject *state_text);
 PyObject *va_range_record(struct module_state *state,
                           const struct kdmp_va_range *range);
 /* Steals both references; NULL if one is NULL. */

@@ -8,6 +8,8 @@
 
 /* Fetched from the core at once. */
 #define BATCH 64
+/* Numbers of states there can be. */
+#define STATES 16
 
 typedef struct {
     PyObject_HEAD
@@ -16,7 +18,8 @@ typedef struct {
     struct kdmp_mapping batch[BATCH];
     size_t count;
     size_t next;
-    int over; /* the limit was reached */
+    int over;                /* the limit was reached */
+    PyObject *names[STATES]; /* of states, made when first needed */
 } MappingIterator;
 
 /* Page tables that an enumeration may visit: those there are, each several
@@ -98,6 +101,20 @@ fetch(ReaderObject *self, struct kdmp_map_cursor *cursor,
 }
 
 static PyObject *
+next_record(MappingIterator *self)
+{
+    const struct kdmp_mapping *mapping = &self->batch[self->next];
+    PyObject **name = &self->names[mapping->state % STATES];
+
+    if (*name == NULL)
+        *name = PyUnicode_InternFromString(state_name(mapping->state));
+    if (*name == NULL)
+        return NULL;
+    self->next++;
+    return mapping_record(self->reader->state, mapping, *name);
+}
+
+static PyObject *
 iterator_next(PyObject *op)
 {
     MappingIterator *self = (MappingIterator *)op;
@@ -118,7 +135,7 @@ iterator_next(PyObject *op)
             < 0)
             return NULL;
     }
-    return mapping_record(reader->state, &self->batch[self->next++]);
+    return next_record(self);
 }
 
 static int
@@ -136,6 +153,8 @@ iterator_dealloc(PyObject *op)
 
     PyObject_GC_UnTrack(op);
     Py_XDECREF(((MappingIterator *)op)->reader);
+    for (size_t i = 0; i < STATES; i++)
+        Py_XDECREF(((MappingIterator *)op)->names[i]);
     type->tp_free(op);
     Py_DECREF(type);
 }
@@ -174,13 +193,17 @@ const char reader_mappings_doc[] = PyDoc_STR(
     "mappings($self, /, start=0, last=None)\n--\n\n"
     "Return an iterator over the mapped ranges from `start` to `last`, a "
     "Mapping each.\n\n"
-    "Ranges come in ascending order and lazily; entries that are zero are "
-    "none. Prototype\n"
-    "PTEs are not followed. A page table that is not in the dump gives a "
-    "range with the\n"
-    "state \"table\". Tables that refer to each other without an end give "
-    "KdmpError after a\n"
-    "bounded number of tables.");
+    "Ranges come in ascending order and lazily; empty entries are none, with "
+    "the bits of\n"
+    "the L1TF mask or without. Prototype PTEs are not followed. A page table "
+    "that is not\n"
+    "in the dump gives a range with the state \"table\". A page, or what a "
+    "missing table\n"
+    "maps, comes whole even if `start` or `last` lies inside it: ranges are "
+    "not clipped.\n"
+    "Tables that refer to each other without an end give KdmpError after a "
+    "bounded number\n"
+    "of tables.");
 
 PyObject *
 reader_mappings(PyObject *op, PyObject *const *args, Py_ssize_t nargs,
@@ -234,40 +257,39 @@ reader_mappings_buffer(PyObject *op, PyObject *const *args, Py_ssize_t nargs,
 {
     SIGNATURE("mappings_buffer", 2, 2, 0, "start", "last");
     ReaderObject *self = (ReaderObject *)op;
+    const size_t each = sizeof(struct kdmp_mapping);
     struct kdmp_map_cursor cursor;
-    struct kdmp_mapping *all = NULL;
-    size_t count = 0, room = 0, got;
-    PyObject *bytes = NULL;
+    size_t count = 0, room = 1024, got;
+    PyObject *bytes;
     int over = 0;
 
     _Static_assert(sizeof(struct kdmp_mapping) == 40, "documented layout");
+    _Static_assert(offsetof(PyBytesObject, ob_sval) % 8 == 0, "aligned");
     if (bind_args(&sig, args, nargs, kwnames, slot) < 0
-        || cursor_init(self, slot[0], slot[1], &cursor) < 0) {
+        || cursor_init(self, slot[0], slot[1], &cursor) < 0)
         return NULL;
-    }
-    while ((!cursor.done && !over) || cursor.has_pending) {
+    bytes = PyBytes_FromStringAndSize(NULL, (Py_ssize_t)(room * each));
+    while (bytes != NULL && ((!cursor.done && !over) || cursor.has_pending)) {
         if (room - count < BATCH) {
-            struct kdmp_mapping *more =
-                PyMem_Realloc(all, (2 * room + 1024) * sizeof(*all));
-
-            if (more == NULL) {
-                PyErr_NoMemory();
-                goto done;
-            }
-            all = more;
-            room = 2 * room + 1024;
+            room *= 2;
+            if (_PyBytes_Resize(&bytes, (Py_ssize_t)(room * each)) < 0)
+                return NULL;
         }
-        if (fetch(self, &cursor, all + count, room - count, &got, &over) < 0)
-            goto done;
-        count += got;
+        /* The data of bytes objects is aligned to 8 and these are new. */
+        if (fetch(self, &cursor,
+                  (struct kdmp_mapping *)(void *)PyBytes_AS_STRING(bytes)
+                      + count,
+                  room - count, &got, &over)
+            < 0)
+            Py_CLEAR(bytes);
+        else
+            count += got;
     }
-    if (over) {
+    if (bytes != NULL && over) {
         raise_limit(self, &cursor);
-        goto done;
+        Py_CLEAR(bytes);
     }
-    bytes = PyBytes_FromStringAndSize((const char *)all,
-                                      (Py_ssize_t)(count * sizeof(*all)));
-done:
-    PyMem_Free(all);
+    if (bytes != NULL)
+        _PyBytes_Resize(&bytes, (Py_ssize_t)(count * each));
     return bytes;
 }

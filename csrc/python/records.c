@@ -173,14 +173,20 @@ record(PyTypeObject *type, PyObject *a, PyObject *b, PyObject *c)
     PyStructSequence_SetItem(self, 0, a);
     PyStructSequence_SetItem(self, 1, b);
     PyStructSequence_SetItem(self, 2, c);
+    /* The reason of a Gap is an exception, whose traceback may lead back
+       here; not every release of CPython lets the collector see that. */
+    if (!PyObject_GC_IsTracked(self))
+        PyObject_GC_Track(self);
     return self;
 }
 
 PyObject *
-mapping_record(struct module_state *state, const struct kdmp_mapping *mapping)
+mapping_record(struct module_state *state, const struct kdmp_mapping *mapping,
+               PyObject *state_text)
 {
     PyObject *self = PyStructSequence_New(state->types[T_MAPPING]);
     PyObject *items[8];
+    int complete = 1;
 
     if (self == NULL)
         return NULL;
@@ -190,13 +196,15 @@ mapping_record(struct module_state *state, const struct kdmp_mapping *mapping)
     items[3] = mapping->paddr != 0 || mapping->state == KDMP_PTE_VALID
                    ? PyLong_FromUnsignedLongLong(mapping->paddr)
                    : Py_NewRef(Py_None);
-    items[4] = PyUnicode_InternFromString(state_name(mapping->state));
+    items[4] = Py_NewRef(state_text);
     items[5] = PyBool_FromLong(mapping->flags & KDMP_T_WRITABLE);
     items[6] = PyBool_FromLong((mapping->flags & KDMP_T_EXECUTABLE) != 0);
     items[7] = PyBool_FromLong((mapping->flags & KDMP_T_USER) != 0);
-    for (Py_ssize_t i = 0; i < 8; i++)
-        PyStructSequence_SetItem(self, i, items[i]);
-    if (PyErr_Occurred())
+    for (Py_ssize_t i = 0; i < 8; i++) {
+        PyStructSequence_SET_ITEM(self, i, items[i]);
+        complete &= items[i] != NULL;
+    }
+    if (!complete)
         Py_CLEAR(self);
     return self;
 }
