@@ -39,22 +39,27 @@ def load(key: str) -> Any:
 
 def store(key: str, value: Any) -> bool:
     """Keep `value` (what JSON can hold) under `key`; returns whether that worked."""
+    body = json.dumps(value, separators=(",", ":")).encode()
+    return write(key + ".json", _head(body) + b"\n" + body)
+
+
+def write(name: str, data: bytes) -> bool:
+    """Write the file `name` ("folder/name.ending") in one step; returns whether that worked."""
     import tempfile  # slow to import, and needed only here
 
     base = folder()
     if base is None:
         return False
-    path = os.path.join(base, key + ".json")
-    body = json.dumps(value, separators=(",", ":")).encode()
+    path = os.path.join(base, name)
     try:
         os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=os.path.dirname(path), prefix=".new-")
+        handle, temporary = tempfile.mkstemp(dir=os.path.dirname(path), prefix=".new-")
         try:
             with open(handle, "wb") as stream:
-                stream.write(_head(body) + b"\n" + body)
-            os.replace(name, path)  # readers see the old file or the new one, whole
+                stream.write(data)
+            os.replace(temporary, path)  # readers see the old file or the new one, whole
         except OSError:
-            os.unlink(name)
+            os.unlink(temporary)
             return False
     except OSError:
         return False

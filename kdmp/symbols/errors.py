@@ -41,8 +41,11 @@ class TypeNotFoundError(SymbolError):
         self.struct = struct
 
 
-class FieldNotFoundError(SymbolError):
-    """The structure `struct` has no field `field`, under this name or an older one."""
+class FieldNotFoundError(SymbolError, AttributeError):
+    """The structure `struct` has no field `field`, under this name or an older one.
+
+    An AttributeError too, so that `hasattr` and `getattr` with a default work on typed objects.
+    """
 
     def __init__(self, struct: str, field: str, pdb: str | None = None, *, where: str = "") -> None:
         super().__init__(_told(f"{struct} has no field {field}{where and ' in ' + where}", pdb), pdb)

@@ -241,6 +241,11 @@ class Catalogue:
         version: str | None = self._kernel(timestamp, size_of_image).get("version")
         return version
 
+    def listed_offsets(self, timestamp: int, size_of_image: int) -> dict[tuple[str, str], int]:
+        """Offsets of members, {(struct, field): offset}, that are known of the kernel image with this time
+        stamp and size; empty if it is not listed."""
+        return _offsets(self._kernel(timestamp, size_of_image))
+
     def _kernel(self, timestamp: int, size: int) -> dict[str, Any]:
         key = f"{self._key}/kernel-{timestamp:x}-{size:x}"
         cached = disk.load(key)
@@ -275,13 +280,11 @@ class Catalogue:
             yield self.layout(known, source)
             return
         number, revision, wanted, arch = kernel.build, kernel.revision, "", kernel.arch
-        facts: dict[tuple[str, str], int] = {}
         listed = {} if timestamp is None or size is None else self._kernel(timestamp, size)
+        facts = _offsets(listed)
         if listed:
             wanted, arch = listed["version"], listed["arch"]
             number, revision = version_number(wanted), version_revision(wanted)
-            values = listed["facts"].items()
-            facts = {_KERNEL_FACTS[name]: value for name, value in values if name in _KERNEL_FACTS}
         if number is not None:
             wanted = wanted or (str(number) if revision is None else f"{number}.{revision}")
             pae = None if arch != "x86" else kernel.pae
@@ -348,6 +351,12 @@ def _build(index: int, row: Mapping[str, Any]) -> Build:
         tuple(row.get("inferred", ())),
         row.get("note", ""),
     )
+
+
+def _offsets(listed: Mapping[str, Any]) -> dict[tuple[str, str], int]:
+    """The values of a listed kernel that are offsets of members."""
+    values = listed.get("facts", {}).items()
+    return {_KERNEL_FACTS[name]: value for name, value in values if name in _KERNEL_FACTS}
 
 
 def _distance(own: int | None, wanted: int | None) -> tuple[int, int]:

@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from kdmp.symbols import mmpte_tables as tables
 from kdmp.symbols.errors import SymbolError
-from kdmp.symbols.structs import Layout, Match, version_number
+from kdmp.symbols.structs import Layout, version_number
 
 __all__ = ["KINDS", "Bits", "MmpfnLayout", "PfnField", "PteLayout", "mmpfn_layout", "pte_layout"]
 
@@ -241,7 +241,7 @@ def _build_number(layout: Layout | None, build: int | None) -> int:
 
 def _fits(layout: Layout, mode: str, number: int) -> bool:
     """Whether `layout` speaks about the entries of this build in this mode."""
-    if layout.source.match is Match.NEAREST and layout.build.number != number:
+    if not layout.source.same_build and layout.build.number != number:
         return False
     if mode in ("x86", "pae"):
         return layout.arch == "x86" and layout.build.pae in (None, mode == "pae")

@@ -5,27 +5,34 @@
 SPDX-License-Identifier: MIT
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from enum import StrEnum
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from kdmp.symbols import aliases
 from kdmp.symbols.errors import FieldNotFoundError, SymbolNotFoundError, TypeNotFoundError
 from kdmp.symbols.types import TypeRef, parse_type
 
+if TYPE_CHECKING:
+    from kdmp.symbols.search import AddressIndex
+
 __all__ = ["Build", "Field", "Layout", "LayoutSource", "Match", "StructLayout"]
 
 MAX_DEPTH = 8  # structures inside structures
+
+UNKNOWN_VERSION = "0.0.0"  # of a kernel whose symbol file does not say, and which no list has
 
 
 class Match(StrEnum):
     """How a layout was chosen, the surest way first."""
 
+    ISF = "symbol file"
     PDB = "pdb GUID+age"
     IMAGE = "image timestamp+size"
     VERSION = "same version"
     REVISION = "same build number, nearest revision"
+    VERIFIED = "nearest build, verified against the dump"
     NEAREST = "nearest build, unverified"
 
 
@@ -34,7 +41,9 @@ class LayoutSource:
     """Where a layout comes from: `build` is the version it was made for, `wanted` the one asked for.
 
     `wanted` is as precise as the identity allowed: a full version, a build number, or None. `pdb` is the
-    symbol file of the kernel asked for ("ntkrnlmp.pdb GUID-AGE"), None when not known.
+    symbol file of the kernel asked for ("ntkrnlmp.pdb GUID-AGE"), None when not known. A layout that was
+    read from a symbol file has its path as `file`; `other` says that the file is not known to be of the
+    kernel asked for. `evidence` says what in the dump agrees with a layout that is not exact.
     """
 
     match: Match
@@ -42,16 +51,24 @@ class LayoutSource:
     arch: str
     wanted: str | None = None
     pdb: str | None = None
+    file: str | None = None
+    other: bool = False
+    evidence: str = ""
 
     @property
     def exact(self) -> bool:
         """Whether the layout is of this very image, and so are the addresses of its variables."""
-        return self.match in (Match.PDB, Match.IMAGE)
+        return self.match in (Match.PDB, Match.IMAGE, Match.ISF) and not self.other
 
     @property
     def same_build(self) -> bool:
         """Whether the layout is at least of the same build number."""
-        return self.match is not Match.NEAREST
+        return self.match not in (Match.NEAREST, Match.VERIFIED)
+
+    @property
+    def verified(self) -> bool:
+        """Whether the layout is exact, or agrees with what the dump itself tells (see `evidence`)."""
+        return self.exact or bool(self.evidence)
 
     @property
     def revision(self) -> int | None:
@@ -59,8 +76,13 @@ class LayoutSource:
         return version_revision(self.build if self.exact else self.wanted or "")
 
     def __str__(self) -> str:
+        evidence = f"; {self.evidence}" if self.evidence else ""
+        if self.match is Match.ISF:
+            version = "" if self.build == UNKNOWN_VERSION else self.build + " "
+            doubt = "; not known to be of this kernel" if self.other else ""
+            return f"{self.match} {self.file} ({version}{self.arch}{doubt}{evidence})"
         wanted = f"; for {self.wanted}" if self.wanted and self.wanted != self.build else ""
-        return f"bundled layout of {self.build} {self.arch} ({self.match}{wanted})"
+        return f"bundled layout of {self.build} {self.arch} ({self.match}{wanted}{evidence})"
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +126,8 @@ class Build:
 
     def __str__(self) -> str:
         pae = {None: "", True: " PAE", False: " without PAE"}[self.pae]
-        return f"{self.version} {self.arch}{pae}"
+        version = "unknown version" if self.version == UNKNOWN_VERSION else self.version
+        return f"{version} {self.arch}{pae}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,7 +169,8 @@ class StructLayout:
 
     def __init__(self, layout: "Layout", name: str, size: int | None, text: str) -> None:
         self._layout = layout
-        self._raw = {path: (int(at), type) for path, at, type in map(str.split, text.splitlines())}
+        lines = (line.rsplit(" ", 2) for line in text.split("\n") if line)
+        self._raw = {path: (int(at), type) for path, at, type in lines}
         self._fields: dict[str, Field] = {}
         self.name = name
         self.size = size
@@ -172,6 +196,11 @@ class StructLayout:
             found = Field(self.name, path, raw[0], self._layout.type(raw[1]))
             self._fields[path] = found
         return found
+
+    @property
+    def paths(self) -> Collection[str]:
+        """The paths of all members, in no order."""
+        return self._raw.keys()
 
     def __contains__(self, path: object) -> bool:
         return path in self._raw
@@ -202,6 +231,7 @@ class Layout:
         self._record = record
         self._structs: dict[str, StructLayout] = {}
         self._found: dict[tuple[str, str], Field] = {}
+        self._addresses: AddressIndex | None = None
 
     @property
     def arch(self) -> str:
@@ -235,13 +265,14 @@ class Layout:
 
     def type(self, text: str) -> TypeRef:
         """The type that the data write as `text`, with sizes of structures filled in."""
-        return self._sized(parse_type(text, self.pointer_size))
+        return self.sized(parse_type(text, self.pointer_size))
 
-    def _sized(self, type: TypeRef) -> TypeRef:
+    def sized(self, type: TypeRef) -> TypeRef:
+        """The same type with the sizes of structures filled in where they are known."""
         if type.kind == "struct" and type.size is None and type.name in self._record["structs"]:
             return replace(type, size=self._record["structs"][type.name][0])
         if type.kind == "array" and type.size is None and type.element is not None:
-            element = self._sized(type.element)
+            element = self.sized(type.element)
             return replace(
                 type, element=element, size=None if element.size is None else element.size * type.count
             )
@@ -299,19 +330,24 @@ class Layout:
             return self.field(struct, name)
         except FieldNotFoundError:
             pass
-        level = [(self.struct(struct), "", 0)]
+        top = self.struct(struct)
+        level = {top.name: (top, "", 0)}
+        seen = {top.name}  # what is not in a structure is not in it deeper down, either
         for _ in range(MAX_DEPTH):
             hits: list[Field] = []
-            deeper: list[tuple[StructLayout, str, int]] = []
-            for layout, prefix, base in level:
+            deeper: dict[str, tuple[StructLayout, str, int]] = {}
+            for layout, prefix, base in level.values():
                 for field in layout:
                     if field.path == name or field.path.endswith("." + name):
                         hits.append(Field(struct, prefix + field.path, base + field.offset, field.type))
                     inner = self._inner(field)
-                    if inner:
-                        deeper.append((inner, f"{prefix}{field.path}.", base + field.offset))
+                    if inner is None or inner.name in seen:
+                        continue
+                    found = inner, f"{prefix}{field.path}.", base + field.offset
+                    deeper[inner.name] = min(deeper.get(inner.name, found), found, key=_nearness)
             if hits:
                 return min(hits, key=lambda hit: (hit.path.count("."), hit.offset))
+            seen.update(deeper)
             level = deeper
         raise FieldNotFoundError(struct, name, self.source.pdb, where=str(self.source))
 
@@ -364,6 +400,55 @@ class Layout:
             why = str(self.source) if self.exact else f"{self.source} is not exactly this kernel"
             raise SymbolNotFoundError(name, self.source.pdb, where=why) from None
 
+    @property
+    def complete_symbols(self) -> bool:
+        """Whether `symbols` are all that the kernel's public symbol file has, so that the one below an
+        address names what is there; the bundled tables hold a hundred variables."""
+        return self.exact and bool(self._record.get("complete"))
+
+    def find_symbols(self, pattern: str) -> list[tuple[str, int]]:
+        """Names and relative addresses of the symbols that match a wildcard pattern, by name.
+
+        `*` any characters, `?` one, `[a-c]` one of these; upper and lower case are the same, and a leading
+        "nt!" is left out ("nt!mi*resolve*fault*"). Empty unless the layout is exact.
+        """
+        from kdmp.symbols.search import matching
+
+        return matching(self.symbols, pattern)
+
+    def nearest_symbol(self, rva: int) -> tuple[str, int] | None:
+        """The symbol at a relative address or, in a complete table, the last one below it, and the distance.
+
+        None when there is none. Of several names of an address a plain one is taken. The table does not say
+        where the last symbol or the image ends: whether `rva` is inside is the caller's to know.
+        """
+        index = self._addresses
+        if index is None:
+            from kdmp.symbols.search import AddressIndex
+
+            index = self._addresses = AddressIndex.of(self.symbols)
+        hit = index.nearest(rva)
+        return hit if hit is None or hit[1] == 0 or self.complete_symbols else None
+
+    def sourced(
+        self,
+        source: LayoutSource,
+        keep: Callable[[Field], bool] | None = None,
+        sizes: Mapping[str, int] | None = None,
+    ) -> "Layout":
+        """The same layout with another source; with `keep`, only of the members that it keeps, and with the
+        sizes of structures that `sizes` tells."""
+        if keep is None:
+            return Layout(self.build, source, self._record)
+        structs = {}
+        for name, (size, text) in self._record["structs"].items():
+            struct = self.struct(name)
+            lines = (line for line in text.split("\n") if line)
+            kept = [line for line in lines if keep(struct.field(line.rsplit(" ", 2)[0]))]
+            if kept:
+                structs[name] = [(sizes or {}).get(name, size), "\n".join(kept)]
+        return Layout(self.build, source, {**self._record, "structs": structs})
+
     def disagreements(self, facts: Mapping[tuple[str, str], int]) -> list[tuple[str, str]]:
         """Which of the known offsets `{(struct, field): offset}` this layout contradicts.
 
@@ -379,6 +464,11 @@ class Layout:
 
     def __repr__(self) -> str:
         return f"<Layout {self.build}: {self.source.match}>"
+
+
+def _nearness(found: tuple[StructLayout, str, int]) -> tuple[int, int]:
+    """Order of places in find_field(): the fewest dots in the path, then the lowest offset."""
+    return found[1].count("."), found[2]
 
 
 def version_number(version: str) -> int:
