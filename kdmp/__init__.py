@@ -38,18 +38,18 @@ from kdmp._kdmp import (
     WrongFileError,
     build_info,
 )
-from kdmp.bugcheck import BugCheck, BugCheckParameter
-from kdmp.context import Context, ExceptionRecord
-from kdmp.dump import Dump, PageFiles, Progress
-from kdmp.protection import protection_name, protection_rights
+from kdmp.dump import Dump, PageFiles, Progress, Symbols
 from kdmp.reader import Reader
 from kdmp.records import DumpAttributes, DumpKind
-from kdmp.triage_writer import write_triage
-from kdmp.writer import DumpWriter, write_dump
 
 if TYPE_CHECKING:
+    from kdmp.bugcheck import BugCheck, BugCheckParameter
+    from kdmp.context import Context, ExceptionRecord
     from kdmp.explain import Explanation
+    from kdmp.protection import protection_name, protection_rights
     from kdmp.pte import PteRow, PteView
+    from kdmp.triage_writer import write_triage
+    from kdmp.writer import DumpWriter, write_dump
 
 __version__: str = build_info()["version"]
 
@@ -99,14 +99,33 @@ __all__ = [
 ]
 
 
-# What only annotations and isinstance() need is imported when it is asked for.
-_LATER = {"Explanation": "kdmp.explain", "PteRow": "kdmp.pte", "PteView": "kdmp.pte"}
+# What opening a dump and reading it does not need is imported when it is asked for.
+_LATER = {
+    "BugCheck": "kdmp.bugcheck",
+    "BugCheckParameter": "kdmp.bugcheck",
+    "Context": "kdmp.context",
+    "DumpWriter": "kdmp.writer",
+    "ExceptionRecord": "kdmp.context",
+    "Explanation": "kdmp.explain",
+    "PteRow": "kdmp.pte",
+    "PteView": "kdmp.pte",
+    "protection_name": "kdmp.protection",
+    "protection_rights": "kdmp.protection",
+    "write_dump": "kdmp.writer",
+    "write_triage": "kdmp.triage_writer",
+}
 
 
 def __getattr__(name: str) -> Any:
     if name not in _LATER:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(_LATER[name]), name)
+    value = getattr(importlib.import_module(_LATER[name]), name)
+    globals()[name] = value  # the next access does not come here
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_LATER})
 
 
 def open(
@@ -117,9 +136,12 @@ def open(
     paging: str | None = None,
     progress: Progress | None = None,
     pagefiles: PageFiles | None = None,
+    symbols: Symbols | None = None,
 ) -> Dump:
     """Open a kernel crash dump. The same as `Dump(source, ...)`, which see."""
-    return Dump(source, io=io, dtb=dtb, paging=paging, progress=progress, pagefiles=pagefiles)
+    return Dump(
+        source, io=io, dtb=dtb, paging=paging, progress=progress, pagefiles=pagefiles, symbols=symbols
+    )
 
 
 def open_raw(
@@ -131,6 +153,7 @@ def open_raw(
     paging: str | None = None,
     io: Literal["map", "read"] = "map",
     pagefiles: PageFiles | None = None,
+    symbols: Symbols | None = None,
 ) -> Dump:
     """Open memory that has no dump header: a flat image, an image in pieces, or an ELF core.
 
@@ -142,7 +165,8 @@ def open_raw(
 
     Header facts are None. Raises FormatError, ValueError for impossible runs, OSError.
     """
-    return Dump(source, io=io, dtb=dtb, paging=paging, raw=(arch, list(runs or ())), pagefiles=pagefiles)
+    raw = arch, list(runs or ())
+    return Dump(source, io=io, dtb=dtb, paging=paging, raw=raw, pagefiles=pagefiles, symbols=symbols)
 
 
 def phys(pa: SupportsIndex) -> AccessContext:

@@ -18,12 +18,12 @@ from kdmp._kdmp import (
     VaRange,
     WrongFileError,
 )
-from kdmp.bugcheck import BugCheck
-from kdmp.context import Context, ExceptionRecord
 from kdmp.reader import Reader
 from kdmp.records import DumpAttributes, DumpKind
 
 if TYPE_CHECKING:
+    from kdmp.bugcheck import BugCheck
+    from kdmp.context import Context, ExceptionRecord
     from kdmp.doctor import Finding
     from kdmp.mmfacts import MmFacts
     from kdmp.packed import Unpacked
@@ -33,9 +33,13 @@ if TYPE_CHECKING:
     from kdmp.symbols.mmpte import PteLayout
     from kdmp.triage import Triage
     from kdmp.windows.kernel import Kernel
+    from kdmp.windows.session import Windows
 
 # Page files: in the order of their numbers (None: not at hand), or by number.
 PageFiles = Sequence[str | os.PathLike[str] | None] | Mapping[int, str | os.PathLike[str]]
+
+# Where symbol tables are: a file or folder, or several.
+Symbols = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
 
 # progress(done, total): bytes of the packed file that have been worked through.
 Progress = Callable[[int, int], object]
@@ -44,7 +48,7 @@ MAX_PAGEFILES = 16  # a page table entry has 4 bits for the number
 _FILETIME_EPOCH = datetime(1601, 1, 1, tzinfo=UTC)
 
 
-def _filetime(value: int | None) -> datetime | None:
+def filetime(value: int | None) -> datetime | None:
     """Return a FILETIME (100 ns since 1601) as UTC; None for 0 and for what no datetime can hold."""
     if not value:
         return None
@@ -64,6 +68,14 @@ def _pagefiles(files: PageFiles | None) -> list[str | None] | None:
         raise ValueError(f"page files are numbered 0 to {MAX_PAGEFILES - 1}: {sorted(numbers)}")
     last = max(numbers, default=-1)
     return [os.fspath(numbers[k]) if k in numbers else None for k in range(last + 1)] or None
+
+
+def _places(symbols: Symbols | None) -> list[str] | None:
+    """Paths of files and folders with symbol tables; None when none were named."""
+    if symbols is None:
+        return None
+    places = [symbols] if isinstance(symbols, str | os.PathLike) else symbols
+    return [os.fspath(place) for place in places]
 
 
 def _unpack(source: Any, wrong: WrongFileError, progress: Progress | None) -> "Unpacked | None":
@@ -92,7 +104,9 @@ class Dump(DumpBase):
     A dump inside .gz, .xz, .bz2, .zst, .zip, .cab or .zdmp is unpacked, into memory if it is small and else
     into a temporary file that `close` removes; `progress(done, total)` is told the bytes of the packed file
     that are through. `raw` is what `open_raw` passes on. `pagefiles` are the machine's page files, a list
-    (the place is the number) or a dict by number: paged-out pages are read from them.
+    (the place is the number) or a dict by number: paged-out pages are read from them. `symbols` is where to
+    look for symbol tables (Volatility's ISF): a file, a folder, or a list of them; by default what the
+    environment variable KDMP_SYMBOLS lists, separated like PATH.
 
     Header facts are attributes; one that the writer of the dump left out is None. The names and positions
     are those of DUMP_HEADER64 and DUMP_HEADER32; `header` has all raw values.
@@ -113,8 +127,10 @@ class Dump(DumpBase):
         progress: Progress | None = None,
         raw: tuple[str | None, Sequence[tuple[int, int, int]]] | None = None,
         pagefiles: PageFiles | None = None,
+        symbols: Symbols | None = None,
     ) -> None:
         self._source = source
+        self._symbols = _places(symbols)
         self._pagefiles = _pagefiles(pagefiles)
         self._roots: set[int] = set()
         self._dtb = None if dtb is None else dtb.__index__()
@@ -149,6 +165,7 @@ class Dump(DumpBase):
         io = "read" if self.io == "read" else "map"
         return _reopen, (
             type(self), os.fspath(self._source), io, self._dtb, self._paging, self._raw, self._pagefiles,
+            self._symbols,
         )  # fmt: skip
 
     def __repr__(self) -> str:
@@ -212,7 +229,7 @@ class Dump(DumpBase):
     @property
     def system_time(self) -> datetime | None:
         """When the machine crashed (SystemTime), aware, UTC, to the microsecond."""
-        return _filetime(self._number("system_time"))
+        return filetime(self._number("system_time"))
 
     @property
     def uptime(self) -> timedelta | None:
@@ -314,8 +331,10 @@ class Dump(DumpBase):
     # ---- what happened ----
 
     @cached_property
-    def bugcheck(self) -> BugCheck | None:
+    def bugcheck(self) -> "BugCheck | None":
         """The bug check: code, name, and its parameters with their meaning. None if there is no code."""
+        from kdmp.bugcheck import BugCheck
+
         code = self._number("bug_check_code")
         if code is None:
             return None
@@ -323,14 +342,18 @@ class Dump(DumpBase):
         return BugCheck.from_values(code, parameters, build=self.build, arch=self.arch)
 
     @cached_property
-    def context(self) -> Context | None:
+    def context(self) -> "Context | None":
         """Registers of the crashing processor (ContextRecord), or None if none were stored."""
+        from kdmp.context import Context
+
         return Context.from_bytes(self.context_bytes(), self.arch)
 
     @cached_property
-    def exception(self) -> ExceptionRecord | None:
+    def exception(self) -> "ExceptionRecord | None":
         """The exception record of the header. It need not belong to `context`: in dumps made by a bug
         check it is often the breakpoint inside the bug-check routine."""
+        from kdmp.context import ExceptionRecord
+
         return ExceptionRecord.from_bytes(self.exception_bytes(), self.pointer_size)
 
     # ---- memory ----
@@ -454,6 +477,18 @@ class Dump(DumpBase):
         return find_kernel(self)
 
     @cached_property
+    def windows(self) -> "Windows":
+        """What Windows had in the dump: kernel, symbols, processes, modules, threads, processors ..."""
+        from kdmp.windows.session import Windows
+
+        return Windows(self)
+
+    @property
+    def symbols(self) -> list[str] | None:
+        """The places of symbol tables that `open` was given; None: those of KDMP_SYMBOLS."""
+        return self._symbols
+
+    @cached_property
     def structure_layout(self) -> "Layout | None":
         """The bundled offsets of Windows structures that fit the kernel best, None if there are none.
 
@@ -543,5 +578,6 @@ def _reopen(
     paging: str | None,
     raw: Any,
     pagefiles: PageFiles | None,
+    symbols: list[str] | None,
 ) -> Dump:
-    return cls(path, io=io, dtb=dtb, paging=paging, raw=raw, pagefiles=pagefiles)
+    return cls(path, io=io, dtb=dtb, paging=paging, raw=raw, pagefiles=pagefiles, symbols=symbols)

@@ -22,9 +22,6 @@ if TYPE_CHECKING:
 
 PteFormat: TypeAlias = tuple[int, int, int, int, int, int, int, int, int]
 
-# Of KDDEBUGGER_DATA64, from Windows 10 1903 on: the highest bit of a physical address that the L1TF mask
-# uses, and the bit of an entry that says whether it was swizzled.
-_KDBG_L1TF_HIGH, _KDBG_L1TF_SWIZZLE = 0x2C2, 0x2C3
 # Bits that a mask can have: those of a physical address above 4 GiB.
 _MASK_BITS = 0x000F_FFFF_0000_0000
 
@@ -65,22 +62,15 @@ def pte_format(layout: "PteLayout") -> PteFormat | None:
 
 
 def structure_layout(dump: "Dump") -> "Layout | None":
-    """Return the bundled structure layout that fits the kernel best, None if there is none."""
-    from kdmp.symbols import layouts
+    """Return the structure layout that fits the kernel, chosen as `kdmp.windows.choose` does; None if there
+    is none."""
+    from kdmp.symbols.errors import SymbolError
+    from kdmp.windows.choose import choose_layout
 
-    image = dump.kernel.image if dump.kernel is not None else None
-    if image is None and dump.build is None:
+    try:
+        return choose_layout(dump)
+    except SymbolError:
         return None
-    pae = _mode(dump) == "pae" if dump.arch == "x86" else None
-    return layouts.find(
-        image.guid if image else None,
-        image.age if image else None,
-        timestamp=image.timestamp if image else None,
-        size_of_image=image.size if image else None,
-        build=dump.build,
-        arch=dump.arch,
-        pae=pae,
-    )
 
 
 def pte_layout(dump: "Dump") -> "PteLayout | None":
@@ -139,7 +129,10 @@ def _key(dump: "Dump") -> str | None:
     except OSError:
         return None
     identity = f"{image.symbol_id or image.image_id}" if image else "build"
-    return f"pte-1-{version}/{identity}-{dump.build or 0}-{_mode(dump)}"
+    # The user's symbol files may say more.
+    own = os.environ.get("KDMP_SYMBOLS", "") if dump.symbols is None else os.pathsep.join(dump.symbols)
+    places = f"-{crc32(own.encode()):08x}" if own else ""
+    return f"pte-2-{version}/{identity}-{dump.build or 0}-{_mode(dump)}{places}"
 
 
 @cache
@@ -185,6 +178,8 @@ def _make(dump: "Dump") -> dict[str, Any]:
 
 
 def _mask(dump: "Dump", known: dict[str, Any]) -> tuple[int | None, str]:
+    from kdmp.windows.kdbg import header_block
+
     reader = dump.reader(discover=False)
     if known["rva"] is not None and dump.kernel is not None:
         try:
@@ -193,12 +188,9 @@ def _mask(dump: "Dump", known: dict[str, Any]) -> tuple[int | None, str]:
             mask = -1
         if mask == 0 or mask & _MASK_BITS == mask:
             return mask, known["name"]
-    block = dump.kd_debugger_data_block
+    block = header_block(dump, reader)
     if block is not None:
-        data = reader.try_read_exact(block, _KDBG_L1TF_SWIZZLE + 1)
-        if data is not None and data[0x10:0x14] == b"KDBG":
-            size = int.from_bytes(data[0x14:0x18], "little")
-            high, swizzle = data[_KDBG_L1TF_HIGH], data[_KDBG_L1TF_SWIZZLE]
-            if size > _KDBG_L1TF_SWIZZLE and swizzle == 4 and 32 <= high < 52:
-                return 1 << high, "the debugger data block (L1tfHighPhysicalBitIndex)"
+        high, swizzle = block.L1tfHighPhysicalBitIndex, block.L1tfSwizzleBitIndex
+        if high is not None and swizzle == 4 and 32 <= high < 52:
+            return 1 << high, "the debugger data block (L1tfHighPhysicalBitIndex)"
     return None, "not known: undone by trial"

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from kdmp.dump import Dump
     from kdmp.reader import Reader
     from kdmp.symbols.layouts import Layout
+    from kdmp.windows.kdbg import DebuggerData
 
 __all__ = ["CACHE_ATTRIBUTES", "STATES", "PfnCount", "PfnDatabase", "PfnEntry", "PfnSummary"]
 
@@ -50,9 +51,6 @@ _HEADER_RUNS = {8: 43, 4: 86}  # so many runs fit into the header; there may be 
 _CHUNK = 1 << 16  # entries a read
 _FIRST_RANDOM_BASE = 14393  # before, the database and the self map were at fixed addresses
 _FIXED_BASE, _FIXED_PTE_BASE = 0xFFFFFA8000000000, 0xFFFFF68000000000
-
-# Members of KDDEBUGGER_DATA64: two addresses of variables, a value.
-_KDBG_PFN_DATABASE, _KDBG_MEMORY_BLOCK, _KDBG_PTE_BASE = 0xC0, 0x270, 0x360
 
 _UNKNOWN, _NO_RAM = 0x80, 0x81  # keys of a summary beyond those of entries
 
@@ -296,22 +294,20 @@ class PfnDatabase:
         rva = self._symbols.symbols.get(name) if self._symbols is not None else None
         return None if rva is None or kernel is None else kernel.base + rva
 
-    def _kdbg(self, offset: int) -> int | None:
-        """A member of the debugger data block; None if the block is encoded, missing or too small."""
-        block = self._dump.kd_debugger_data_block
-        head = None if block is None else self._reader.try_read_exact(block, 0x18)
-        if block is None or head is None or head[0x10:0x14] != b"KDBG":
-            return None
-        data = None
-        if offset + 8 <= int.from_bytes(head[0x14:0x18], "little"):
-            data = self._reader.try_read_exact(block + offset, 8)
-        value = 0 if data is None else int.from_bytes(data, "little")
-        return value & (1 << 8 * self._width) - 1 or None
+    @cached_property
+    def _debugger_data(self) -> "DebuggerData | None":
+        from kdmp.windows.kdbg import find_kdbg
+
+        return find_kdbg(self._dump, self._reader)
+
+    def _kdbg(self, name: str) -> int | None:
+        """A member of the debugger data block; None if the block is missing or does not provide it."""
+        return (self._debugger_data[name] if self._debugger_data is not None else None) or None
 
     def _bases(self) -> Iterator[tuple[str, int | None]]:
         """Ways to the database, and where they lead."""
         dump, kernel = self._dump, self._dump.kernel
-        variables = (self._symbol("MmPfnDatabase"), self._kdbg(_KDBG_PFN_DATABASE))
+        variables = (self._symbol("MmPfnDatabase"), self._kdbg("MmPfnDatabase"))
         yield "symbol MmPfnDatabase", self._pointer(variables[0])
         yield "KDBG.MmPfnDatabase", self._pointer(variables[1])
         value = dump.pfn_database
@@ -375,7 +371,7 @@ class PfnDatabase:
         slot = self_map_slot(self._reader)
         found = None if slot is None else self._extend(slot << self._tables.va_bits - 9)
         if found is None:
-            found = self._pointer(self._symbol("MmPteBase")) or self._kdbg(_KDBG_PTE_BASE)
+            found = self._pointer(self._symbol("MmPteBase")) or self._kdbg("PteBase")
         if found is None and self._mode == "x64" and (self._dump.build or _MAX_FRAME) < _FIRST_RANDOM_BASE:
             found = _FIXED_PTE_BASE
         return found
@@ -595,7 +591,7 @@ class PfnDatabase:
     @cached_property
     def _ram(self) -> tuple[tuple[tuple[int, int], ...], str | None]:
         """Runs of RAM and where they come from; None: just an upper limit."""
-        for variable in (self._symbol("MmPhysicalMemoryBlock"), self._kdbg(_KDBG_MEMORY_BLOCK)):
+        for variable in (self._symbol("MmPhysicalMemoryBlock"), self._kdbg("MmPhysicalMemoryBlock")):
             runs = self._memory_block(self._pointer(variable))
             if runs:
                 return runs, "MmPhysicalMemoryBlock"

@@ -9,7 +9,6 @@ from operator import index
 from typing import TYPE_CHECKING, Any, Literal, SupportsIndex, TypeVar, cast, overload
 
 from kdmp._kdmp import AccessContext, Mapping, ReaderBase
-from kdmp.structs import read_struct, read_structs
 
 if TYPE_CHECKING:
     from kdmp._kdmp import Address
@@ -18,6 +17,7 @@ if TYPE_CHECKING:
     from kdmp.mappings import Owner
     from kdmp.pte import PteView
     from kdmp.symbols.mmpte import PteLayout
+    from kdmp.windows.objects import Object
 
 T = TypeVar("T")
 
@@ -174,14 +174,45 @@ class Reader(ReaderBase):
 
         `spec` is a `ctypes.Structure` (an instance comes back), a `struct` format (a tuple), a
         `numpy.dtype` (a scalar) or a cffi type (an owned value). Types whose size depends on the host, bare
-        `long` above all, are refused with TypeError; `kdmp.wintypes` has the Windows ones. Raises
-        PartialReadError if bytes are missing.
+        `long` above all, are refused with TypeError; `kdmp.wintypes` has the Windows ones. The name of a
+        structure of Windows, which begins with an underscore ("_EPROCESS"), gives an Object, read by
+        attributes. Raises PartialReadError if bytes are missing, SymbolError for an unknown name.
         """
+        if isinstance(spec, str) and spec[:1] == "_":
+            return self._typed(va, spec, 1)[0]
+        from kdmp.structs import read_struct
+
         return read_struct(self, va, spec)
 
     def read_structs(self, va: "Address", spec: Any, count: int) -> Any:
         """Return `count` structures that follow each other: a list, or a numpy array for a dtype."""
+        if isinstance(spec, str) and spec[:1] == "_":
+            return self._typed(va, spec, index(count))
+        from kdmp.structs import read_structs
+
         return read_structs(self, va, spec, count)
+
+    def _typed(self, va: "Address", name: str, count: int) -> "list[Object]":
+        """Structures of Windows that follow each other, all of whose bytes are there."""
+        reader, address = self._place(va)
+        first = reader.owner.windows.object(name, address, reader)
+        if count < 0:
+            raise ValueError(f"count must not be negative, got {count}")
+        size = len(bytes(first)) if count else 0
+        reader.read_exact(address, size * count)
+        return [reader.owner.windows.object(name, address + k * size, reader) for k in range(count)]
+
+    def read_field(self, va: "Address", path: str) -> Any:
+        """Return one field of a structure of Windows at an address, "_EPROCESS.UniqueProcessId".
+
+        Bit fields are extracted; see kdmp.windows.objects for what comes back. Raises UnreadableError if it
+        is missing, SymbolError if the symbols do not know it, ValueError if `path` names no field.
+        """
+        name, _, field = path.partition(".")
+        if not field:
+            raise ValueError(f"{path!r} names a structure, not a field")
+        reader, address = self._place(va)
+        return reader.owner.windows.object(name, address, reader)[field]
 
 
 def _rebuild(cls: type[Reader], dump: Any, arguments: dict[str, Any]) -> Reader:

@@ -387,6 +387,11 @@ CASES = {
         failing(lambda w: w.reader.read_struct(HOLE, Pair)),
         failing(lambda w: w.reader.read_struct(KERNEL_VA, 7)),
     ],
+    "Reader.read_field": [
+        lambda w: w.reader.read_field(KERNEL_VA, "_LIST_ENTRY.Flink"),
+        failing(lambda w: w.reader.read_field(HOLE, "_LIST_ENTRY.Flink"), kdmp.KdmpError),
+        failing(lambda w: w.reader.read_field(KERNEL_VA, "_LIST_ENTRY"), ValueError),
+    ],
     "Reader.read_structs": [
         lambda w: w.reader.read_structs(KERNEL_VA, Pair, 3),
         failing(lambda w: w.reader.read_structs(HOLE, Pair, 3)),
