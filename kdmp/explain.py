@@ -3,6 +3,7 @@
 SPDX-License-Identifier: MIT
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +16,8 @@ from kdmp._kdmp import (
     TruncatedError,
     UnreadableError,
 )
-from kdmp.mappings import bounds
+from kdmp.explain_vad import explain_by_vad
+from kdmp.freeptes import is_kernel, readings, why_no_page_file
 from kdmp.protection import protection_name
 from kdmp.pte import LEVEL_NAMES, asdict_plain, default_layout
 
@@ -36,8 +38,8 @@ class Explanation:
 
     `reason` is one of "readable", "zero_filled", "from_pagefile", "not_in_dump", "truncated",
     "table_not_in_dump", "table_truncated", "demand_zero", "paged_out", "compressed", "file_backed", "vad",
-    "empty", "prototype" (it could not be read or told), "bad_entry", "non_canonical", "no_range" (of a triage
-    dump).
+    "empty", "prototype" (it could not be read or told), "paged_out_or_free" and "free_pte" (see below),
+    "bad_entry", "non_canonical", "no_range" (of a triage dump).
 
     `state` is that of `Translation.state`; `pa` and `pfn` are the place in physical memory, `file_offset`
     that in the dump's file; `level` and `entry` the last entry's; `protection` the 5-bit value and
@@ -45,6 +47,17 @@ class Explanation:
     `pagefile_page` the place of a paged-out page; `compressed` whether it is in the compression store (None:
     it may be); `ranges` the nearest ranges (start, size) of a triage dump. `suggestion` says what might help.
     Absent facts are None.
+
+    A user address whose entry is empty or refers to the VAD is looked up there if `dump.windows` knows whose
+    address space it is: `reason` may then be "not_allocated" (no VAD), "reserved", "untouched" (reserved, or
+    committed and zero), and `vad_start`, `vad_end` (inclusive), `vad_kind`, `vad_protection` and `file` tell
+    the range; `prototype_value` is what the prototype PTE holds. With the reason "vad" and a `pa` the page is
+    in the dump, but only the VAD leads to it: a Reader does not read it, `kdmp.windows.vads.read_page` does.
+
+    In kernel space an entry that looks paged out may be a free one of the kernel's own PTE ranges, and its
+    bits do not tell which. Then `reason` is "paged_out_or_free", `certain` is False, and `readings` has the
+    fields it has as "list" and as "timestamp"; "free_pte" is for an entry that names a page file which the
+    machine does not have (then `certain`), or the end of a list of free entries.
     """
 
     va: int
@@ -68,6 +81,14 @@ class Explanation:
     compressed: bool | None = None
     ranges: tuple[tuple[int, int], ...] | None = None
     suggestion: str | None = None
+    certain: bool = True
+    readings: Mapping[str, Mapping[str, int]] | None = None
+    vad_start: int | None = None
+    vad_end: int | None = None
+    vad_kind: str | None = None
+    vad_protection: str | None = None
+    file: str | None = None
+    prototype_value: int | None = None
 
     def __str__(self) -> str:
         return self.sentence
@@ -220,12 +241,21 @@ def _invalid(reader: "Reader", va: int, error: TranslationError, said: Any) -> E
     elif state == "subsection":
         text = f"belongs to a mapped file and is not in memory{by}"
         result = said(text, "file_backed", "take the bytes from the file or image that is mapped there")
+    elif state == "vad" and _may_be_free(reader, va, error):
+        text = f"is not mapped: its {_name(error)} {error.entry or 0:#x} looks like the last one of a list"
+        text += " of free entries (there is no VAD to ask in kernel space)"
+        result = said(text, "free_pte", certain=False, readings=_readings(reader, error))
     elif state == "vad":
         text = f"has no entry of its own{rights}: the entry says that the VAD describes the page{by}"
-        result = said(text, "vad", "look up the VAD of the process; its section has the prototype PTE")
+        result = explain_by_vad(reader, va, error, said) or said(
+            text, "vad", "look up the VAD of the process; its section has the prototype PTE"
+        )
     elif state == "prototype":
         text = f"is a shared page{rights} whose prototype PTE cannot be read or told{by}"
-        result = said(text, "prototype", "the L1TF mask (invalid_pte_mask=) or a kernel root may help")
+        hint = "the L1TF mask (invalid_pte_mask=) or a kernel root may help"
+        if (why := _not_followed(reader)) is not None:
+            text, hint = f"is a shared page{rights}; its prototype PTE is not followed: {why}{by}", None
+        result = said(text, "prototype", hint)
     else:
         result = said(f"cannot be read: {error}", "bad_entry")
     return result
@@ -238,36 +268,67 @@ def _empty(reader: "Reader", va: int, error: TranslationError, said: Any) -> Exp
         result = said(text, "empty")
         return result
     name = _name(error)
-    user = bounds(reader.paging, va, va, "user") is not None
-    if user:
+    if not is_kernel(reader.paging, va):
         text = f"is not mapped by the page tables: its {name} is empty"
         text += "; if a VAD covers it, it is reserved or was never touched"
-        result = said(text, "empty", "look up the VAD of the process")
+        result = explain_by_vad(reader, va, error, said) or said(
+            text, "empty", "look up the VAD of the process"
+        )
     else:
         result = said(f"is not mapped: its {name} is empty", "empty")
     return result
 
 
+def _not_followed(reader: "Reader") -> str | None:
+    """Why no reference to a prototype PTE is followed in this build; None if they are."""
+    prototype = (reader.pte_layout or default_layout(reader.paging)).prototype
+    if "ProtoIndex" in prototype:
+        return "entries of this build (28000 or later) hold an index into a system range, not an address"
+    if "WhichPool" in prototype:
+        return "entries of this build (XP or 2003 without PAE) count from the start of a pool, not known here"
+    return None
+
+
+def _may_be_free(reader: "Reader", va: int, error: TranslationError) -> bool:
+    """Whether the entry may be a list or time-stamp entry: one of the kernel's, and no prototype."""
+    return error.prototype is None and not (error.entry or 0) & 0xC00 and is_kernel(reader.paging, va)
+
+
+def _readings(reader: "Reader", error: TranslationError) -> Mapping[str, Mapping[str, int]] | None:
+    layout = reader.pte_layout or default_layout(reader.paging)
+    return readings(error.entry or 0, layout, reader.invalid_pte_mask) or None
+
+
 def _paged_out(reader: "Reader", va: int, error: TranslationError, said: Any, by: str) -> Explanation:
     number, page = error.pagefile or 0, error.pagefile_page or 0
     compressed = _compressed(reader, error, number)
-    facts = {"pagefile": number, "pagefile_page": page, "compressed": compressed}
-    place = f"page {page:#x} of page file {number}"
+    facts: dict[str, Any] = {"pagefile": number, "pagefile_page": page, "compressed": compressed}
+    place, unless = f"page {page:#x} of page file {number}", ""
+    if _may_be_free(reader, va, error):
+        if (why := why_no_page_file(reader, number, page)) is not None:
+            text = f"is not mapped: its {_name(error)} is a free entry of the kernel's own PTE ranges"
+            text += f" (it would be {place}, but {why})"
+            free: Explanation = said(text, "free_pte", readings=_readings(reader, error))
+            return free
+        facts |= {"certain": False, "readings": _readings(reader, error)}
+        unless = ", unless its entry is a free one of the kernel's own PTE ranges (its bits do not tell)"
     result: Explanation
     if reader.is_readable(va):
-        result = said(f"is read from {place}{by}", "from_pagefile", readable=True, **facts)
+        result = said(f"is read from {place}{by}{unless}", "from_pagefile", readable=True, **facts)
     elif compressed:
         hint = "its bytes are in the memory of the compression process"
         result = said(
-            f"is in the compression store: compressed, in memory, as {place}{by}", "compressed", hint, **facts
-        )
+            f"is in the compression store: compressed, in memory, as {place}{by}{unless}",
+            "compressed", hint, **facts,
+        )  # fmt: skip
     else:
-        text, hint = f"is paged out to {place}{by}", f"give the page file with pagefiles={{{number}: PATH}}"
+        text = f"{'may be' if unless else 'is'} paged out to {place}{by}"
+        if unless:
+            text += ", or its entry is a free one of the kernel's own PTE ranges: its bits do not tell"
         if compressed is None:
             text += f"; {USUAL_STORE} is usually the compression store, so it may be compressed in memory"
-        elif not error.prototype and bounds(reader.paging, va, va, "user") is None:
-            text += ", unless it is a free entry of the kernel's own PTE ranges"
-        result = said(text, "paged_out", hint, **facts)
+        hint = f"give the page file with pagefiles={{{number}: PATH}}"
+        result = said(text, "paged_out_or_free" if unless else "paged_out", hint, **facts)
     return result
 
 

@@ -50,6 +50,9 @@ class PteRow:
     `fields` are the entry decoded, `flags` the column of `!pte` for a valid one, `protection` the 5 bits of
     an invalid one, `address` that of a prototype PTE or subsection, `text` what `!pte` prints below the
     value.
+
+    `readings` is for an entry of kernel space that is "pagefile" by its bits: it may as well be a free entry
+    of the kernel's own PTE ranges, and these are its fields as "list" and as "timestamp". Else None.
     """
 
     level: int
@@ -64,6 +67,7 @@ class PteRow:
     address: int | None = None
     fields: Mapping[str, int] = field(default_factory=dict)
     text: tuple[str, ...] = ()
+    readings: Mapping[str, Mapping[str, int]] | None = None
 
     @property
     def valid(self) -> bool:
@@ -376,6 +380,7 @@ def pte_view(reader: "Reader", va: int) -> PteView:
                 entry.pa,
                 entry.value,
                 text=text,
+                readings=_other_readings(reader, va, entry.value, decoded, layout),
                 **decoded._asdict(),
             )
         )
@@ -383,6 +388,17 @@ def pte_view(reader: "Reader", va: int) -> PteView:
     if prototype and prototype_value is not None:
         behind = _prototype_row(reader, layout, prototype, prototype_value, pa, digits)
     return PteView(va, reader.dtb or 0, reader.paging, tuple(rows), behind, state, pa, problem, layout.source)
+
+
+def _other_readings(
+    reader: "Reader", va: int, value: int, decoded: Decoded, layout: "PteLayout"
+) -> Mapping[str, Mapping[str, int]] | None:
+    """What else an entry may be whose bits say that the page is paged out, or look it up in the VAD."""
+    from kdmp.freeptes import is_kernel, readings
+
+    if decoded.kind not in ("pagefile", "vad") or not is_kernel(reader.paging, va):
+        return None
+    return readings(value, layout, reader.invalid_pte_mask) or None
 
 
 def _prototype_row(

@@ -116,7 +116,7 @@ class Soft:
     """What an invalid entry says. `frame` is a physical address, `address` that of a prototype PTE."""
 
     state: str
-    protection: int = 0
+    protection: int | None = None
     frame: int | None = None
     address: int | None = None
     read_only: bool = False
@@ -187,6 +187,51 @@ def decode_prototype(value, layout, mask=None):
     if soft.state == "prototype":  # there the bit means: a page of a mapped file
         return Soft("subsection", bits(unswizzled(value, layout, mask), *layout.protection))
     return soft
+
+
+@dataclass(frozen=True)
+class Free:
+    """Free entries of the kernel's PTE ranges: their bits, and a build (number, L1TF form) that has them."""
+
+    build: tuple
+    next_entry: tuple | None
+    time_stamp: tuple | None
+    one_entry: int = 1
+
+
+# By layout. NextEntry grew when 9600 came; of ARM64 nothing is known.
+FREE = {
+    X64_OLD7: Free((7600, False), (32, 63), (32, 63)),
+    X64_OLD8: Free((9200, False), (32, 63), (32, 63)),
+    X64_OLD10: Free((10240, False), (28, 63), (32, 63)),
+    X64_NEW7601: Free((7601, True), (32, 63), (32, 63)),
+    X64_NEW: Free((22000, True), (28, 63), (32, 63)),
+    LA57_NEW: Free((26100, True), (28, 63), (32, 63)),
+    PAE_OLD: Free((9600, False), (32, 63), (32, 63)),
+    PAE_NEW: Free((19041, True), (32, 63), (32, 63)),
+    X86: Free((7601, False), (12, 31), (12, 31)),
+    ARM64: Free((26100, False), None, None),
+}
+
+
+def decode_free(value, layout, mask=None):
+    """A value that is neither valid nor prototype nor transition, as a list entry and as a time stamp."""
+    if value == 0 or value & (1 | 1 << PROTOTYPE | 1 << TRANSITION):
+        return {}
+    free, plain = FREE[layout], value if looks_in_vad(value, layout) else unswizzled(value, layout, mask)
+    found = {}
+    if free.next_entry:
+        found["list"] = {
+            "OneEntry": plain >> free.one_entry & 1,
+            "NextEntry": bits(plain, *free.next_entry),
+        }
+    if free.time_stamp:
+        found["timestamp"] = {
+            "GlobalTimeStamp": bits(plain, *free.time_stamp),
+            "PageFileLow": bits(plain, *layout.low),
+            "Protection": bits(plain, *layout.protection),
+        }
+    return found
 
 
 # (writable, executable, copy on write) of the eight base protections: no access, R, X, RX, RW, WC, RWX, XWC.

@@ -7,11 +7,14 @@ import pickle
 import sys
 
 import pytest
+from archtables import ArchTables
+from archtables import dump as archdump
 from clidumps import triage_dump
 from dumpbuilder import PROTOTYPE, TRANSITION, Memory, P, Tables, U, W
 from shareddata import MACHINES, machine_dump, truth
 
 import kdmp
+from kdmp.freeptes import page_files, why_no_page_file
 from kdmp.mappings import STATES
 
 VA, KERNEL_VA = 0x7FF0_0000_5000, 0xFFFF_F800_0000_5000
@@ -50,11 +53,11 @@ REASONS = {
     "prototype-subsection": {"file_backed"},
     "prototype-pagefile": {"paged_out"},
     "prototype-zero": {"demand_zero"},
-    "vad-prototype": {"vad"},
+    "vad-prototype": {"vad", "not_in_dump"},
     "demand-zero": {"demand_zero"},
     "pagefile": {"paged_out"},
-    "zero": {"empty"},
-    "unmapped": {"empty"},
+    "zero": {"empty", "untouched"},
+    "unmapped": {"empty", "reserved"},
 }
 
 
@@ -267,6 +270,175 @@ def test_page_table_that_is_paged_out():
         found = dump.reader().explain(VA)
         assert (found.reason, found.level, found.pagefile_page) == ("paged_out", 2, 3)
         assert "page table of level 1" in str(found)
+
+
+# ---- free entries of the kernel's own PTE ranges ----
+
+
+KDBG, COUNT = KERNEL_VA + 0x1000, KERNEL_VA + 0x2000
+LISTED = 0x12 << 32 | 3 << 12 | 2 | 0x10  # OneEntry, NextEntry 0x120: or page 0x12 of page file 3
+
+
+def kernel_space(entry, *, count=None, level=1, build=19041, **options):
+    """A dump in which a kernel address has this entry, and KDBG says how many page files there are."""
+    memory = Memory()
+    tables = Tables(memory)
+    memory.put_u64(tables.entry(KERNEL_VA, level), entry)
+    if count is not None:
+        tables.map(KDBG, 0x22000, flags=P | W)
+        tables.map(COUNT, 0x23000, flags=P | W)
+        block = bytearray(0x380)
+        block[0x10:0x18] = b"KDBG" + len(block).to_bytes(4, "little")
+        block[0xE0:0xE8] = COUNT.to_bytes(8, "little")
+        memory.put(0x22000, block)
+        memory.put(0x23000, count.to_bytes(4, "little"))
+    block_at = KDBG if count is not None else 0
+    return kdmp.open(memory.dump(minor_version=build, kd_debugger_data_block=block_at), **options)
+
+
+@pytest.mark.parametrize("count", [None, 0, 4, 16, 17, 1 << 31])
+def test_kernel_entries_are_not_paged_out_for_certain(count):
+    """The file exists, or nobody knows: both readings stand, and both are given."""
+    with kernel_space(LISTED, count=count) as dump:
+        found, row = dump.reader().explain(KERNEL_VA), dump.reader().pte(KERNEL_VA).rows[-1]
+        assert (found.reason, found.certain, found.readable) == ("paged_out_or_free", False, False)
+        assert (found.pagefile, found.pagefile_page) == (3, 0x12)
+        assert "may be paged out" in str(found)
+        assert "do not tell" in str(found)
+        assert found.readings == row.readings
+        assert (found.readings["list"]["NextEntry"], found.readings["list"]["OneEntry"]) == (0x120, 1)
+        assert found.readings["timestamp"]["GlobalTimeStamp"] == 0x12
+        assert found.to_dict()["certain"] is False
+        assert row.kind == "pagefile"
+
+
+def test_kernel_entry_that_names_a_page_file_that_does_not_exist():
+    with kernel_space(LISTED, count=3) as dump:
+        found = dump.reader().explain(KERNEL_VA)
+        assert (found.reason, found.certain, found.pagefile) == ("free_pte", True, None)
+        assert "the machine has no page file 3" in str(found)
+        assert "paged out" not in str(found)
+        assert found.readings["list"]["NextEntry"] == 0x120
+
+
+def test_user_entries_are_what_they_say():
+    """No list entries there: the reading as a page file stays, whatever the number of files."""
+    with space(LISTED) as dump:
+        found = dump.reader().explain(VA)
+        assert (found.reason, found.certain, found.readings) == ("paged_out", True, None)
+        assert dump.reader().pte(VA).rows[-1].readings is None
+
+
+def test_prototype_ptes_are_no_free_entries():
+    """A page-file entry behind a prototype PTE is one, in kernel space, too."""
+    place = COUNT + 8
+    memory = Memory()
+    tables = Tables(memory)
+    memory.put_u64(tables.entry(KERNEL_VA), proto_entry(place))
+    tables.map(COUNT, 0x23000, flags=P | W)
+    memory.put_u64(0x23008, LISTED)
+    found = kdmp.open(memory.dump(minor_version=19041)).reader().explain(KERNEL_VA)
+    assert (found.reason, found.certain, found.pagefile) == ("paged_out", True, 3)
+
+
+def test_last_entry_of_a_list():
+    """All bits of NextEntry set: no VAD is to be asked in kernel space, but one of user space is."""
+    for value, reason in ((0xFFFF_FFFF_0000_0002, "free_pte"), (0xFFFF_FFFF_0000_0400, "vad")):
+        with kernel_space(value) as dump:
+            found = dump.reader().explain(KERNEL_VA)
+            assert found.reason == reason
+            assert (found.certain, found.readings is None) == (reason == "vad", reason == "vad")
+    with space(0xFFFF_FFFF_0000_0002) as dump:
+        assert dump.reader().explain(VA).reason == "vad"
+
+
+def test_kernel_entries_and_given_page_files(tmp_path):
+    """What is given is read; that it may be another kind of entry is said."""
+    path = tmp_path / "pagefile.sys"
+    path.write_bytes(bytes(0x12000) + b"paged".ljust(0x1000, b"."))
+    with kernel_space(LISTED, pagefiles={3: path}) as dump:
+        found = dump.reader().explain(KERNEL_VA)
+        assert (found.reason, found.readable, found.certain) == ("from_pagefile", True, False)
+        assert "unless" in str(found)
+
+
+@pytest.mark.parametrize("machine", ["win7-7601", "win10-19041"])
+def test_kernel_ranges_of_the_machines(machine):
+    """Nothing of kernel space is said to be paged out for certain."""
+    with kdmp.open(machine_dump(machine, "full")) as dump:
+        reader, seen = dump.reader(), 0
+        for one in reader.mappings(half="kernel", states="pagefile"):
+            found = reader.explain(one.start)
+            assert (found.reason, found.certain) == ("paged_out_or_free", False)
+            seen += 1
+        assert seen
+
+
+class PageFileArray:
+    """A reader that has nothing but MmPagingFile: for `page_files`."""
+
+    paging, kernel_dtb = "x64", None
+    base, array = 0xFFFF_F800_0000_0000, 0x1000
+
+    def __init__(self, pointers, sizes, symbol="MmPagingFile"):
+        self.data = {self.base + self.array: b"".join(p.to_bytes(8, "little") for p in pointers)}
+        self.data |= {at: size.to_bytes(8, "little") for at, size in sizes.items()}
+        self.owner = self.kernel = self.structure_layout = self.windows = self
+        self.exact, self.symbols, self.kdbg = True, {symbol}, None
+
+    def try_read_exact(self, va, size):
+        data = self.data.get(va, b"")
+        return data if len(data) == size else None
+
+    def symbol(self, name):
+        return self.array
+
+    def has(self, *names):
+        return True
+
+    def offset(self, *names):
+        return 0
+
+
+def test_page_files_of_the_array():
+    one, two = 0xFFFF_FA80_0000_1000, 0xFFFF_FA80_0000_2000
+    array = [one, 0, two, *[0] * 13]
+    reader = PageFileArray(array, {one: 0x500})
+    assert page_files(reader) == {0: 0x500, 2: None}
+    assert why_no_page_file(reader, 0, 0x4FF) is None
+    assert "has only 0x500 pages" in why_no_page_file(reader, 0, 0x500)
+    assert "no page file 1" in why_no_page_file(reader, 1, 0)
+    assert why_no_page_file(reader, 2, 1 << 31) is None
+    assert page_files(PageFileArray([0] * 16, {})) is None
+    assert page_files(PageFileArray([0x1234, *[0] * 15], {})) is None  # a user address: something else
+    assert page_files(PageFileArray(array[:5], {})) is None
+    assert page_files(PageFileArray(array, {}, symbol="MiState")) is None
+
+
+# ---- builds whose references to prototype PTEs are not followed ----
+
+
+def test_prototypes_that_are_an_index():
+    with space(0x1234 << 12 | PROTOTYPE | 4 << 5 | 0x10, build=28000) as dump:
+        found = dump.reader().explain(VA)
+        assert (found.reason, found.suggestion) == ("prototype", None)
+        assert "28000" in str(found)
+        assert "index" in str(found)
+        assert dump.reader().pte(VA).rows[-1].fields["ProtoIndex"] == 0x1234
+
+
+def test_prototypes_of_xp():
+    memory = Memory()
+    tables = ArchTables(memory, "x86")
+    tables.raw(0x403000, 0x1234_5000 | PROTOTYPE | 0x10)
+    with kdmp.open(archdump(memory.pages, "x86", 0x1000, minor_version=2600, pae_enabled=0)) as dump:
+        found = dump.reader().explain(0x403000)
+        assert found.reason == "prototype"
+        assert "XP" in str(found)
+        assert "not followed" in str(found)
+        assert {"ProtoAddressLow", "ProtoAddressHigh", "WhichPool"} <= dump.reader().pte(0x403000).rows[
+            -1
+        ].fields.keys()
 
 
 def test_bad_entries_and_addresses():
