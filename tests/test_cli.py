@@ -131,7 +131,7 @@ def commands():
 def test_help_names_every_command(run):
     code, out, err = run("--help")
     assert (code, err) == (0, "")
-    assert {"blobs", "convert", "drivers", "info", "pages", "ranges", "read", "regs", "translate"} <= set(
+    assert {"blobs", "convert", "info", "modules", "pages", "ranges", "read", "regs", "translate"} <= set(
         commands()
     )
     for name in commands():
@@ -141,7 +141,7 @@ def test_help_names_every_command(run):
 
 
 @pytest.mark.parametrize(
-    "name", ["blobs", "convert", "drivers", "info", "pages", "ranges", "read", "regs", "translate"]
+    "name", ["blobs", "convert", "info", "modules", "pages", "ranges", "read", "regs", "translate"]
 )
 def test_each_command_has_help_and_json(run, name):
     code, out, _ = run(name, "--help")

@@ -143,8 +143,7 @@ def test_every_command_opens_elf_cores(run, run_json, core):
     assert code == 1
     assert "no registers" in err
     assert run("blobs", path, "--raw")[0] == 1
-    for command in ("drivers", "ranges"):
-        assert "only triage" in run(command, path, "--raw")[2]
+    assert "only triage" in run("ranges", path, "--raw")[2]
 
 
 def test_a_flat_image(run, run_json, tmp_path):

@@ -1,4 +1,4 @@
-"""The command line on triage dumps: info, drivers, ranges, blobs, and what the other commands say of them.
+"""The command line on triage dumps: info, ranges, blobs, and what the other commands say of them.
 
 SPDX-License-Identifier: MIT
 """
@@ -167,68 +167,6 @@ def test_info_of_real_dumps(run, run_json, real):
     assert fields(out)["drivers"].startswith(f"{len(truth['drivers'])} loaded")
 
 
-# ---- drivers ----
-
-
-def test_drivers(run, triage):
-    code, out, err = run("drivers", triage)
-    assert (code, err) == (0, "")
-    lines = [line.split() for line in out.splitlines()]
-    assert lines[0] == ["base", "end", "size", "time", "stamp", "checksum", "image", "id", "name"]
-    assert lines[1] == [
-        f"{KERNEL:#x}",
-        f"{KERNEL + 0x1046000:#x}",
-        "0x1046000",
-        "0x0d8333e6",
-        "0xa5938c",
-        "0D8333E61046000",
-        "\\SystemRoot\\system32\\ntoskrnl.exe",
-    ]
-    assert lines[2][-1] == "bad.sys"
-    assert out.splitlines()[3] == "2 drivers"
-    assert "broken driver" in out
-
-
-def test_drivers_unloaded(run, triage):
-    code, out, _ = run("drivers", triage, "--unloaded")
-    assert code == 0
-    assert out.splitlines()[1].split() == [f"{KERNEL + 0x1000:#x}", f"{KERNEL + 0x3000:#x}", "dam.sys"]
-    assert out.splitlines()[-1] == "1 unloaded driver"
-
-
-def test_drivers_json_has_both_lists(run_json, triage):
-    facts = run_json("drivers", triage)
-    assert [driver["name"] for driver in facts["drivers"]][1:] == ["bad.sys"]
-    assert facts["unloaded"] == [
-        {"name": "dam.sys", "start": KERNEL + 0x1000, "end": KERNEL + 0x3000, "size": 0x2000}
-    ]
-    assert facts["broken_driver"] == "bad.sys"
-
-
-def test_a_driver_without_a_readable_name_keeps_its_facts(run, run_json, tmp_path):
-    image = bytearray(triage_dump())
-    with kdmp.open(bytes(image)) as dump:
-        at = dump.triage_header["driver_list_offset"]
-    struct.pack_into("<I", image, at, 0xFFFFFFF0)
-    path = tmp_path / "nameless.dmp"
-    path.write_bytes(image)
-    driver = run_json("drivers", path)["drivers"][0]
-    assert "name" not in driver
-    assert driver["base"] == KERNEL
-    assert "(name unreadable)" in run("drivers", path)[1]
-
-
-def test_drivers_of_real_dumps(run, run_json, real):
-    path, truth = real
-    facts = run_json("drivers", path)
-    assert [(d["name"], d["base"], d["size"], d["timestamp"]) for d in facts["drivers"]] == [
-        (d["name"], d["base"], d["size"], d["timestamp"]) for d in truth["drivers"]
-    ]
-    code, out, _ = run("drivers", path)
-    assert code == 0
-    assert all(driver["name"] in out for driver in truth["drivers"])
-
-
 # ---- ranges ----
 
 
@@ -380,9 +318,8 @@ def test_blobs_of_real_dumps(run_json, real):
 # ---- the other commands ----
 
 
-@pytest.mark.parametrize("command", ["drivers", "ranges"])
-def test_dumps_of_pages_have_no_lists(run, small, command):
-    code, out, err = run(command, small)
+def test_dumps_of_pages_have_no_ranges(run, small):
+    code, out, err = run("ranges", small)
     assert (code, out) == (1, "")
     assert "only triage dumps" in err
 
@@ -481,7 +418,7 @@ def test_damaged_triage_dumps_give_results_or_messages(run, tmp_path):
             size = rng.choice([1, 2, 4, 8])
             damaged[start : start + size] = rng.choice([bytes(size), b"\xff" * size, rng.randbytes(size)])
         target.write_bytes(damaged[: rng.choice([len(image), rng.randrange(len(image))])])
-        commands = (["info"], ["drivers"], ["ranges"], ["blobs"], ["regs", "--cpu", "0"], ["read", "0", "64"])
+        commands = (["info"], ["modules"], ["ranges"], ["blobs"], ["regs", "--cpu", "0"], ["read", "0", "64"])
         for command in commands:
             for extra in ([], ["--json"]):
                 code, out, err = run(command[0], target, *command[1:], *extra)
@@ -489,5 +426,5 @@ def test_damaged_triage_dumps_give_results_or_messages(run, tmp_path):
                 assert code == 0 or err.startswith("kdmp: ")
                 assert not extra or not out or json.loads(out)
                 outcomes.add((command[0], code))
-    everything = {(name, code) for name in ("info", "drivers", "ranges", "blobs", "regs") for code in (0, 1)}
+    everything = {(name, code) for name in ("info", "modules", "ranges", "blobs", "regs") for code in (0, 1)}
     assert everything <= outcomes

@@ -10,15 +10,11 @@ SPDX-License-Identifier: MIT
 
 import argparse
 import sys
-from collections.abc import Iterator
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import kdmp
 from kdmp import sample
-from kdmp.sample import EPROCESS, KLDR_DATA_TABLE_ENTRY
 
-MAX_LIST = 10_000
 LEVELS = {5: "PML5E", 4: "PML4E", 3: "PDPTE", 2: "PDE", 1: "PTE"}
 
 wrong: list[str] = []
@@ -37,8 +33,8 @@ def main() -> int:
         reader = dump.reader()
         translations(reader, facts)
         reads(reader, facts)
-        processes(dump, reader, facts)
-        modules(reader, facts)
+        processes(dump, facts)
+        modules(dump, facts)
     if wrong:
         print(f"\n{len(wrong)} not as expected:", *wrong, sep="\n  ", file=sys.stderr)
         return 1
@@ -156,51 +152,31 @@ def reads(reader: kdmp.Reader, facts: sample.Facts) -> None:
     expect("holes of the large page", len(gaps), 1)
 
 
-def list_entries(reader: kdmp.Reader, head: int) -> Iterator[int]:
-    """Yield the addresses of the LIST_ENTRYs behind `head`; stop at a repeat or an unreadable one."""
-    seen = {head}
-    try:
-        here = reader.read_ptr(head)
-        while here not in seen and len(seen) < MAX_LIST:
-            seen.add(here)
-            yield here
-            here = reader.read_ptr(here)
-    except kdmp.UnreadableError as error:
-        wrong.append(f"list at {head:#x} breaks off: {error}")
-
-
-def processes(dump: kdmp.Dump, reader: kdmp.Reader, facts: sample.Facts) -> None:
+def processes(dump: kdmp.Dump, facts: sample.Facts) -> None:
     title("Processes")
-    assert dump.ps_active_process_head is not None
+    listing = dump.windows.processes()
+    print(f"structures by   {dump.windows.layout_source}")
     found = []
     print(f"{'pid':>5} {'parent':>6}  {'root':>8}  {'created':19}  {'name':14}  user memory")
-    for link in list_entries(reader, dump.ps_active_process_head):
-        eprocess = link - EPROCESS["ActiveProcessLinks"]
-        pid = reader.read_u64(eprocess + EPROCESS["UniqueProcessId"])
-        parent = reader.read_u64(eprocess + EPROCESS["InheritedFromUniqueProcessId"])
-        dtb = reader.read_u64(eprocess + EPROCESS["Pcb.DirectoryTableBase"])
-        created = reader.read_u64(eprocess + EPROCESS["CreateTime"])
-        name = reader.read_cstr(eprocess + EPROCESS["ImageFileName"], 15)
-        when = datetime(1601, 1, 1, tzinfo=UTC) + timedelta(microseconds=created // 10)
-        own = reader.at(dtb)
-        readable = own.is_readable(facts.greeting_address)
-        greeting = own.read_cstr(facts.greeting_address) if readable else None
-        print(f"{pid:5} {parent:6}  {dtb:8x}  {when:%Y-%m-%d %H:%M:%S}  {name:14}  {greeting or '-'}")
-        found.append((pid, parent, dtb, name, greeting))
+    for process in listing:
+        own = process.reader
+        readable = own is not None and own.is_readable(facts.greeting_address)
+        greeting = own.read_cstr(facts.greeting_address) if own is not None and readable else None
+        print(
+            f"{process.pid:5} {process.ppid:6}  {process.dtb:8x}  {process.create_time:%Y-%m-%d %H:%M:%S}  "
+            f"{process.name:14}  {greeting or '-'}"
+        )
+        found.append((process.pid, process.ppid, process.dtb, process.name, greeting))
     expect("processes", found, [(p.pid, p.ppid, p.dtb, p.name, p.greeting) for p in facts.processes])
 
 
-def modules(reader: kdmp.Reader, facts: sample.Facts) -> None:
+def modules(dump: kdmp.Dump, facts: sample.Facts) -> None:
     title("Modules")
     found = []
-    for entry in list_entries(reader, facts.ps_loaded_module_list):
-        base = reader.read_ptr(entry + KLDR_DATA_TABLE_ENTRY["DllBase"])
-        size = reader.read_u32(entry + KLDR_DATA_TABLE_ENTRY["SizeOfImage"])
-        name = reader.read_unicode_string(entry + KLDR_DATA_TABLE_ENTRY["BaseDllName"])
-        path = reader.read_unicode_string(entry + KLDR_DATA_TABLE_ENTRY["FullDllName"])
-        print(f"{base:016x} {size:8x}  {name:14} {path}")
-        found.append((name, path, base, size))
-    expect("modules", found, [(m.name, m.path, m.base, m.size) for m in facts.modules])
+    for module in dump.windows.modules():
+        print(f"{module.base:016x} {module.size:8x}  {module.name:14} {module.symbol_id}  {module.path}")
+        found.append((module.name, module.path, module.base, module.size, module.guid))
+    expect("modules", found, [(m.name, m.path, m.base, m.size, m.guid) for m in facts.modules])
 
 
 if __name__ == "__main__":

@@ -53,12 +53,13 @@ class Command(Protocol):
         """Do what was asked; return the exit code."""
 
 
-def _commands() -> Iterator[tuple[str, Command]]:
-    """The commands by name, in alphabetical order."""
-    for module in sorted(pkgutil.iter_modules(__path__), key=lambda m: m.name):
-        if module.name.startswith(_PREFIX):
-            name = module.name.removeprefix(_PREFIX).replace("_", "-")
-            yield name, cast(Command, importlib.import_module(f"{__name__}.{module.name}"))
+def _commands(only: str | None = None) -> Iterator[tuple[str, Command]]:
+    """The commands by name, in alphabetical order; just the one called `only` if there is one."""
+    names = [module.name for module in pkgutil.iter_modules(__path__) if module.name.startswith(_PREFIX)]
+    wanted = _PREFIX + (only or "").replace("-", "_")
+    for module in [wanted] if wanted in names else sorted(names):
+        name = module.removeprefix(_PREFIX).replace("_", "-")
+        yield name, cast(Command, importlib.import_module(f"{__name__}.{module}"))
 
 
 class _Version(argparse.Action):
@@ -71,8 +72,11 @@ class _Version(argparse.Action):
         parser.exit()
 
 
-def build_parser() -> argparse.ArgumentParser:
-    """The parser of the whole command line. `args.command` is the command's module."""
+def build_parser(only: str | None = None) -> argparse.ArgumentParser:
+    """The parser of the command line. `args.command` is the command's module.
+
+    With `only`, the name of a command, just that one is imported; any other text changes nothing.
+    """
     parser = argparse.ArgumentParser(
         prog="kdmp",
         description="Read Windows kernel crash dumps.",
@@ -82,7 +86,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action=_Version, nargs=0, help="show the version and exit")
     subparsers = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for name, command in _commands():
+    for name, command in _commands(only):
         sub = subparsers.add_parser(
             name,
             help=command.HELP,
@@ -103,7 +107,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     stdout has seen enough and closes it, that is the quiet end of the command.
     """
     try:
-        args = build_parser().parse_args(argv)
+        words = list(sys.argv[1:] if argv is None else argv)
+        args = build_parser(words[0] if words else None).parse_args(words)
     except SystemExit as stop:  # argparse has said why
         return stop.code if isinstance(stop.code, int) else USAGE
     out = Output(json=getattr(args, "json", False))

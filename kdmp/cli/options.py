@@ -74,6 +74,17 @@ def add_dtb(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_symbols(parser: argparse.ArgumentParser) -> None:
+    """Add --symbols."""
+    parser.add_argument(
+        "--symbols",
+        metavar="PATH",
+        action="append",
+        help="a symbol table (Volatility's ISF) or a folder of them; may be repeated "
+        "(default: what KDMP_SYMBOLS lists)",
+    )
+
+
 def open_dump(args: argparse.Namespace, out: Output | None = None, **space: Any) -> "Dump":
     """The dump, or with --raw the memory image, that FILE names.
 
@@ -84,6 +95,7 @@ def open_dump(args: argparse.Namespace, out: Output | None = None, **space: Any)
 
     if not args.raw and (args.run or args.arch):
         raise UsageError("--arch and --run describe a memory image: they go with --raw")
+    space["symbols"] = getattr(args, "symbols", None)
     with _unpacking(out) as progress:
         if args.raw:
             return _open_raw(args, progress, space)

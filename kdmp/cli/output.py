@@ -11,6 +11,7 @@ SPDX-License-Identifier: MIT
 
 import contextlib
 import importlib.util
+import io
 import itertools
 import json
 import sys
@@ -111,6 +112,15 @@ class Output:
                 for cell, width, title in zip(row, widths, titles, strict=True)
             )
             self.line("  ".join(aligned).rstrip())
+
+    def csv(self, titles: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+        """Comma-separated values with a title line, quoted where they must be; one row a line."""
+        import csv
+
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerows([list(titles), *([printable(cell) for cell in row] for row in rows)])
+        _write(sys.stdout, text.getvalue())
 
     def _rich(self) -> Any:
         """The rich face of stdout, or None: not a terminal, or rich is not installed."""
