@@ -14,7 +14,7 @@ from benchmarks import report
 from benchmarks.harness import Options, Row
 
 ROOT = Path(__file__).parents[1]
-GROUPS = ("open", "translate", "read", "pages", "core")  # bench_<name>.py
+GROUPS = ("open", "translate", "read", "pages", "mappings", "core", "windows")  # bench_<name>.py
 
 
 def main(argv: Sequence[str] | None = None) -> int:

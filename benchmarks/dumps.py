@@ -8,12 +8,15 @@ the page tables take room.
 SPDX-License-Identifier: MIT
 """
 
+import itertools
 import os
 import random
 from array import array
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import ClassVar
 
 PAGE = 0x1000
 TABLE_ENTRIES = 512
@@ -120,12 +123,16 @@ def bitmap_64g(*, quick: bool = False) -> Machine:
 
 def ensure(machine: Machine, directory: Path) -> Path:
     """Return the path of the machine's dump, generating it if it is not there yet."""
-    path = directory / machine.path_name
+    return _ensure(directory / machine.path_name, lambda path: _write(machine, path))
+
+
+def _ensure(path: Path, write: Callable[[Path], None]) -> Path:
+    """Return `path`; if there is no such file, let `write` make it under another name first."""
     if not path.exists():
-        directory.mkdir(parents=True, exist_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
         scratch = path.with_suffix(f".{os.getpid()}.tmp")
         try:
-            _write(machine, scratch)
+            write(scratch)
             os.replace(scratch, path)
         finally:
             scratch.unlink(missing_ok=True)
@@ -187,6 +194,99 @@ def _tables(machine: Machine) -> "list[tuple[int, array[int]]]":
     root[_index(HUGE_PAGE, 4)] = _pointer(pdpt_pfn)
     pdpt[0] = _HIGH_START * PAGE | _ENTRY | _PS | _NX
     return tables
+
+
+@dataclass(frozen=True)
+class Spread:
+    """A dump of page tables only: `pages` 4 KB pages in each of three windows, no data.
+
+    In MERGED all pages have the same rights, in RUNS they change after 1 to 15 pages, in SINGLE after every
+    page. A window takes 8 bytes of tables a page.
+    """
+
+    pages: int
+
+    MERGED: ClassVar[int] = 0xFFFF_9000_0000_0000
+    RUNS: ClassVar[int] = 0xFFFF_9100_0000_0000
+    SINGLE: ClassVar[int] = 0xFFFF_9200_0000_0000
+
+    @property
+    def path_name(self) -> str:
+        """File name in the cache."""
+        return f"spread-{self.pages:x}-v{_VERSION}.dmp"
+
+    @property
+    def frames(self) -> int:
+        """Frames of the dump: root, and tables of the lower three levels for each window."""
+        tables = self.pages // TABLE_ENTRIES
+        return 1 + 3 * (1 + -(-tables // TABLE_ENTRIES) + tables)
+
+    @property
+    def pieces(self) -> dict[int, int]:
+        """Ranges by window."""
+        return {
+            self.MERGED: 1,
+            self.RUNS: sum(1 for _ in self._run_lengths()),
+            self.SINGLE: self.pages,
+        }
+
+    def _run_lengths(self) -> Iterator[int]:
+        rng, left = random.Random(_SEED), self.pages
+        while left:
+            length = min(rng.randrange(1, 16), left)
+            left -= length
+            yield length
+
+    def entries(self, window: int) -> "array[int]":
+        """The entries of all the pages of a window: frames from 4 GiB on in order."""
+        first = _HIGH_START * PAGE | _ENTRY
+        plain = range(first, first + self.pages * PAGE, PAGE)
+        if window == self.MERGED:
+            return array("Q", plain)
+        entries = array("Q", plain)
+        if window == self.SINGLE:
+            entries[1::2] = array("Q", (entry | _NX for entry in entries[1::2]))
+            return entries
+        at = 0
+        for k, length in enumerate(self._run_lengths()):
+            if k % 2:
+                for page in range(at, at + length):
+                    entries[page] |= _NX
+            at += length
+        return entries
+
+    def tables(self) -> "Iterator[tuple[int, array[int]]]":
+        """All page tables as (frame, entries)."""
+        free = itertools.count(_ROOT_PFN)
+        root_pfn, root = next(free), array("Q", bytes(PAGE))
+        for window in (self.MERGED, self.RUNS, self.SINGLE):
+            below = self.entries(window)
+            for _ in range(3):
+                pointers = array("Q")
+                for k in range(0, len(below), TABLE_ENTRIES):
+                    table = below[k : k + TABLE_ENTRIES]
+                    table.extend([0] * (TABLE_ENTRIES - len(table)))
+                    pfn = next(free)
+                    pointers.append(_pointer(pfn))
+                    yield pfn, table
+                below = pointers
+            root[_index(window, 4)] = below[0]
+        yield root_pfn, root
+
+
+def ensure_spread(spread: Spread, directory: Path) -> Path:
+    """Return the path of the dump, generating it if it is not there yet."""
+    import kdmp
+
+    header = {"minor_version": 19041, "directory_table_base": _ROOT_PFN * PAGE}
+
+    def write(path: Path) -> None:
+        runs = [(_ROOT_PFN, spread.frames)]
+        with kdmp.DumpWriter(path, 5, runs, header=header) as writer:
+            for pfn, table in spread.tables():
+                writer.write(pfn, table)
+
+    return _ensure(directory / spread.path_name, write)
 
 
 def _index(va: int, level: int) -> int:

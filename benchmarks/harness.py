@@ -45,17 +45,18 @@ class Options:
 class Claim:
     """What a measurement has to reach.
 
-    `kind` is "ratio" (peer / ours at least `limit`), "slowdown" (ours / bound at most `limit`),
-    "value" (ours at most `limit`, in the row's unit) or "same" (the large dump's at most `limit`
-    times ours).
+    `kind` is "ratio" (the contender `against` / ours at least `limit`), "slowdown" (ours / bound at
+    most `limit`), "value" (ours at most `limit`, in the row's unit) or "same" (the large dump's at
+    most `limit` times ours).
     """
 
     kind: str
     limit: float
+    against: str = PEER
 
     def __str__(self) -> str:
         return {
-            "ratio": f"≥ {self.limit:g}x",
+            "ratio": f"≥ {self.limit:g}x" + ("" if self.against == PEER else f" of {self.against}"),
             "slowdown": f"≤ {self.limit:g}x bound",
             "value": f"≤ {self.limit:g}",
             "same": f"64 GiB ≤ {self.limit:g}x",
@@ -97,7 +98,7 @@ class Row:
             return None
         ours = self.median(OURS)
         if self.claim.kind == "ratio":
-            ratio = self.ratio(PEER)
+            ratio = self.ratio(self.claim.against)
             return None if ratio is None else ratio >= self.claim.limit
         if self.claim.kind == "slowdown":
             ratio = self.ratio(BOUND)

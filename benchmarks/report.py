@@ -81,7 +81,7 @@ def _cells(row: Row) -> tuple[str, ...]:
     return (
         row.name + (" [*]" if row.note else ""),
         row.unit,
-        _number(row.median(OURS)),
+        _number(row.median(OURS)) or ("skipped" if OURS in row.missing else ""),
         _number(row.median(PEER)) or ("skipped" if PEER in row.missing else ""),
         ratio_text,
         ", ".join(others),

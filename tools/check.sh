@@ -25,6 +25,14 @@ WARN=(-std=c11 -Wall -Wextra -Wshadow -Wvla -Wundef -Wmissing-prototypes
       -Wstrict-prototypes -Wno-unused-parameter -Werror)
 SANITIZE=(-O1 -g -fno-omit-frame-pointer -fsanitize=address,undefined
           -fno-sanitize-recover=all)
+# Tests of what is Python alone gain nothing under a sanitizer and take most of
+# the time there.
+PYTHON_ALONE=(bugcheck.py context.py convert.py hexdump.py packed.py structs.py
+              'cli*.py' '*writer.py' layouts.py mmpte.py 'isf*.py' symbols.py
+              kdbg.py choose.py kernel.py image.py modules.py lists.py entity.py
+              objects.py 'cpus*.py' arguments.py trapframe.py processes.py
+              proc_threads.py handletable.py user.py ldr.py vads.py
+              explain_vad.py)
 C_TESTS=(bytes mmu source oom threads)
 
 ALL=(bare symbols lint format types stubs ctests tsan valgrind nomemory fuzz asan analyze)
@@ -145,13 +153,8 @@ check_asan() {
         export PYTHONPATH=$place/lib PYTHONMALLOC=malloc PYTHONDONTWRITEBYTECODE=1
         export ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1 KDMP_EXPECT_SANITIZE=address
         export HYPOTHESIS_PROFILE=asan LD_PRELOAD="$asan $ubsan"
-        # What is Python alone gains nothing here and takes most of the time.
         "$BIN/pytest" -q -p no:cacheprovider -m "not compiles and not slow" \
-            --ignore-glob='tests/test_cli*.py' --ignore-glob='tests/test_*writer.py' \
-            --ignore-glob='tests/test_bugcheck.py' --ignore-glob='tests/test_context.py' \
-            --ignore-glob='tests/test_packed.py' --ignore-glob='tests/test_structs.py' \
-            --ignore-glob='tests/test_layouts.py' --ignore-glob='tests/test_mmpte.py' \
-            --ignore-glob='tests/test_convert.py' --ignore-glob='tests/test_hexdump.py'
+            "${PYTHON_ALONE[@]/#/--ignore-glob=tests/test_}"
     )
 }
 
