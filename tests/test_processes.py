@@ -595,3 +595,27 @@ def test_32_bit_pebs_that_lead_nowhere():
     # Until Windows 8.1 the field is the address itself.
     process = patcheddump.patched("win10-19041", "kernel", {at: 0x7EFDE000}).windows.process(2500)
     assert process.peb32 == 0x7EFDE000
+
+
+@pytest.mark.parametrize("name", shareddata.MACHINES)
+def test_parents_and_children(name):
+    truth = {p["pid"]: p for p in shareddata.truth(name)["processes"]}
+    with kdmp.open(shareddata.machine_dump(name, "full")) as dump:
+        for process in dump.windows.processes():
+            ppid = truth[process.pid]["ppid"]
+            assert (process.parent and process.parent.pid) == (ppid if ppid in truth else None)
+            assert {child.pid for child in process.children()} == {
+                pid for pid, p in truth.items() if p["ppid"] == process.pid
+            }
+
+
+def test_an_id_that_was_used_again_is_no_parent():
+    truth = {p["pid"]: p for p in shareddata.truth("win10-19041")["processes"]}
+    with kdmp.open(shareddata.machine_dump("win10-19041", "kernel")) as dump:
+        offset = dump.windows.layout.offset("_EPROCESS", "CreateTime")
+    later = truth[1788]["create_time"] + 100_000_000_000
+    patches = {truth[1788]["eprocess"] + offset: later}
+    windows = patcheddump.patched("win10-19041", "kernel", patches).windows
+    assert windows.process(2316).ppid == 1788
+    assert windows.process(2316).parent is None
+    assert [child.pid for child in windows.process(1788).children()] == []

@@ -54,7 +54,7 @@ class Process(Executive):
         "pid", "ppid", "name", "full_name", "image_path", "session", "create_time", "exit_time", "exited",
         "exit_status", "wow64", "protection", "thread_count", "handle_count", "dtb", "user_dtb", "peb",
         "peb32", "image_base", "token", "object_table", "section_object", "job", "flags", "sources",
-        "hidden",
+        "hidden", "command_line",
     )  # fmt: skip
     COLUMNS: ClassVar[tuple[str, ...]] = (
         "pid", "ppid", "name", "session", "thread_count", "create_time", "wow64", "hidden", "address",
@@ -325,6 +325,20 @@ class Process(Executive):
             return False  # the Idle process is in no list
         return census(self.windows).hidden(self.address)
 
+    # ---- its relatives ----
+
+    @property
+    def parent(self) -> "Process | None":
+        """The process with the id `ppid`; None if it is gone, or if its id was given to a later one."""
+        if self.ppid is None or self.ppid == self.pid:
+            return None
+        return next((p for p in processes(self.windows) if p.pid == self.ppid and _before(p, self)), None)
+
+    def children(self) -> "Listing[Process]":
+        """Return the processes it created that are there, in the order of `processes()`."""
+        found = (p for p in processes(self.windows) if p != self and p.ppid == self.pid)
+        return Listing([p for p in found if self.pid is not None and _before(self, p)], (), Process)
+
     # ---- threads, user side, address space ----
 
     def threads(self) -> "Listing[Thread]":
@@ -374,6 +388,13 @@ class Process(Executive):
         from kdmp.windows import vads
 
         return vads.find(self, va)
+
+
+def _before(first: Process, second: Process) -> bool:
+    """Whether `first` may have created `second`, by their times."""
+    if first.create_time is None or second.create_time is None:
+        return True
+    return first.create_time <= second.create_time
 
 
 def processes(windows: "Windows") -> Listing[Process]:
