@@ -80,7 +80,7 @@ kdmp\._kdmp\.AccessContext\.(__getnewargs_ex__|__rsub__)
 kdmp\._kdmp\.\w+\.__buffer__
 kdmp\._kdmp\.Address
 END
-    "$BIN/python" -m mypy.stubtest kdmp._kdmp --ignore-disjoint-bases \
+    "$BIN/python" -m mypy.stubtest kdmp._kdmp --ignore-disjoint-bases --mypy-config-file pyproject.toml \
         --allowlist "$BUILD/stubs.allow" --ignore-unused-allowlist
 }
 
