@@ -192,6 +192,8 @@ struct kdmp_extent {
  *   NULL 'ptr'.  May be NULL if locate() always gives pointers.
  * next_run(): the first run of captured frames that ends above 'pfn', cut so
  *   that it starts at 'pfn' or later.  1 if there is one, else 0.
+ * 'clean', if not NULL, is a source that has the same content at this moment
+ *   and is quicker to ask: that under an overlay without changes.
  */
 struct kdmp_source {
     enum kdmp_status (*locate)(const struct kdmp_source *self, uint64_t paddr,
@@ -202,6 +204,7 @@ struct kdmp_source {
     int (*next_run)(const struct kdmp_source *self, uint64_t pfn,
                     struct kdmp_run *out);
     const void *context;
+    const struct kdmp_source *clean;
 };
 
 /*
@@ -223,6 +226,7 @@ struct kdmp_pte_format {
 };
 
 struct kdmp_pagefile;
+struct kdmp_tlb;
 
 /*
  * One address space.  Plain data: copy it, put it on the stack.
@@ -247,6 +251,7 @@ struct kdmp_space {
     struct kdmp_pte_format format;
     const struct kdmp_pagefile *const *pagefiles;
     uint32_t pagefile_count;
+    struct kdmp_tlb *tlb; /* translations to reuse in reads; may be NULL */
     uint8_t zero_fill;
     uint8_t keep_prototypes; /* do not follow prototype PTEs */
 };
@@ -576,6 +581,24 @@ enum kdmp_status kdmp_read_string(const struct kdmp_space *space,
                                   uint64_t limit, uint64_t *done_out,
                                   struct kdmp_fault *fault);
 
+/*
+ * Translate many addresses.  Each gets what kdmp_translate() would give: a
+ * status, and the physical address (UINT64_MAX without one).  The tables must
+ * not change meanwhile.  KDMP_E_NOMEM, or KDMP_OK whatever the statuses are.
+ */
+enum kdmp_status kdmp_translate_many(const struct kdmp_space *space,
+                                     const uint64_t *vaddrs, size_t count,
+                                     uint64_t *paddrs_out,
+                                     uint8_t *statuses_out);
+
+/* Read 'size' bytes at each of many addresses, one after another into the
+ * buffer; where bytes are missing there are zeros, and the status that
+ * kdmp_read() would return. */
+enum kdmp_status kdmp_read_many(const struct kdmp_space *space,
+                                const uint64_t *addresses, size_t count,
+                                uint64_t size, void *buffer,
+                                uint8_t *statuses_out);
+
 /* Open a page file: 'input' as for kdmp_open_input(). */
 enum kdmp_status kdmp_pagefile_open(const struct kdmp_input *input,
                                     struct kdmp_pagefile **out,
@@ -624,6 +647,184 @@ enum kdmp_status kdmp_next_mappings(const struct kdmp_space *space,
                                     struct kdmp_map_cursor *cursor,
                                     struct kdmp_mapping *out, size_t room,
                                     size_t *count_out);
+
+/* What became of a frame from one page source to another. */
+enum kdmp_frame_change {
+    KDMP_FRAME_CHANGED = 1, /* both have it, the bytes differ */
+    KDMP_FRAME_ONLY_FIRST = 2,
+    KDMP_FRAME_ONLY_SECOND = 3
+};
+
+/* Frames that follow each other, with the same change. */
+struct kdmp_frame_run {
+    uint64_t pfn;
+    uint64_t count;
+    uint64_t change; /* enum kdmp_frame_change */
+};
+
+/*
+ * A place in a comparison.  Set 'next' and 'end' to the first frame and the
+ * one after the last, the rest to 0; the counts grow from call to call.
+ */
+struct kdmp_comparison {
+    uint64_t next;
+    uint64_t end;
+    uint64_t same; /* frames */
+    uint64_t changed;
+    uint64_t only_first;
+    uint64_t only_second;
+    uint64_t changed_bytes; /* that differ, in changed frames */
+};
+
+/*
+ * Compare the frames of two page sources, which have whole frames only
+ * (KDMP_E_ARGUMENT else), by content.  Gives the runs of those that are not
+ * the same, at most 'room' (> 0) of them, in *out; call again while
+ * state->next < state->end.  A frame beyond the end of a truncated file is
+ * one that this source does not have.  On failure of a read
+ * state->next is the frame, or up to three frames before it, and the runs up
+ * to there have been given.
+ */
+enum kdmp_status kdmp_compare_frames(const struct kdmp_source *first,
+                                     const struct kdmp_source *second,
+                                     struct kdmp_comparison *state,
+                                     struct kdmp_frame_run *out, size_t room,
+                                     size_t *count_out);
+
+/*
+ * An overlay: writes over a page source, whose frames are copied when they are
+ * first written.  It is a page source itself; a space that is to see the
+ * writes has kdmp_overlay_source().  The base must outlive it and not change.
+ * One thread at a time may use an overlay and the spaces on it; any number may
+ * use the base meanwhile.
+ */
+struct kdmp_overlay;
+
+enum kdmp_status kdmp_overlay_open(const struct kdmp_source *base,
+                                   struct kdmp_overlay **out);
+void kdmp_overlay_close(struct kdmp_overlay *overlay);
+const struct kdmp_source *
+kdmp_overlay_source(const struct kdmp_overlay *overlay);
+
+/*
+ * Write 'size' bytes at 'address' of a space on this overlay.  Everything is
+ * looked at first: if a page is not there nothing is written, *done_out is 0
+ * and *fault says what kdmp_read() would.  The rights in the page tables do
+ * not matter.  KDMP_E_NOMEM and KDMP_E_OS leave
+ * *done_out bytes written.
+ */
+enum kdmp_status kdmp_overlay_write(struct kdmp_overlay *overlay,
+                                    const struct kdmp_space *space,
+                                    uint64_t address, const void *data,
+                                    uint64_t size, uint64_t *done_out,
+                                    struct kdmp_fault *fault);
+
+/* Where a write to 'address' of a space on this overlay goes.  Otherwise why
+ * it does not, as kdmp_overlay_write(). */
+enum kdmp_status kdmp_overlay_resolve(const struct kdmp_overlay *overlay,
+                                      const struct kdmp_space *space,
+                                      uint64_t address, uint64_t *paddr_out,
+                                      struct kdmp_fault *fault);
+
+/* Make up a frame of zeros that the base does not have.  KDMP_E_ARGUMENT if
+ * there is one. */
+enum kdmp_status kdmp_overlay_create(struct kdmp_overlay *overlay,
+                                     uint64_t pfn);
+
+/* Let a frame show the content of another one, which must be there;
+ * KDMP_E_ARGUMENT if either has been remapped or the frame has been
+ * written.  Writes go to the other one. */
+enum kdmp_status kdmp_overlay_remap(struct kdmp_overlay *overlay, uint64_t pfn,
+                                    uint64_t target);
+
+/* Make a frame the base's again; KDMP_E_NOT_PRESENT if it is, KDMP_E_ARGUMENT
+ * if it was made up and another frame shows it. */
+enum kdmp_status kdmp_overlay_revert(struct kdmp_overlay *overlay,
+                                     uint64_t pfn);
+
+/*
+ * Remember the present state, and go back to it any number of times, which
+ * costs what was changed since (*frames_out).  Snapshots taken after the one
+ * restored are gone; KDMP_E_ARGUMENT for one that is gone.
+ */
+enum kdmp_status kdmp_overlay_snapshot(struct kdmp_overlay *overlay,
+                                       uint64_t *id_out);
+enum kdmp_status kdmp_overlay_restore(struct kdmp_overlay *overlay, uint64_t id,
+                                      uint64_t *frames_out);
+
+/* Forget one snapshot; the others stay.  KDMP_E_ARGUMENT if it is gone. */
+enum kdmp_status kdmp_overlay_drop(struct kdmp_overlay *overlay, uint64_t id);
+
+/* Forget all snapshots; forget them and all changes. */
+void kdmp_overlay_forget(struct kdmp_overlay *overlay);
+void kdmp_overlay_reset(struct kdmp_overlay *overlay);
+
+/* A frame that is not the base's: its 4096 bytes, or the frame it shows. */
+struct kdmp_overlay_frame {
+    uint64_t pfn;
+    const uint8_t *bytes; /* NULL when remapped */
+    uint64_t target;
+    uint8_t remapped;
+    uint8_t synthetic; /* the base has no such frame */
+    uint8_t unused[6];
+};
+
+/* The frames that are not the base's, in no order; 0 beyond the last. */
+uint64_t kdmp_overlay_count(const struct kdmp_overlay *overlay);
+int kdmp_overlay_get(const struct kdmp_overlay *overlay, uint64_t number,
+                     struct kdmp_overlay_frame *out);
+
+/* One of them by its number, 0 if the frame is the base's. */
+int kdmp_overlay_find(const struct kdmp_overlay *overlay, uint64_t pfn,
+                      struct kdmp_overlay_frame *out);
+
+/* Those of them that are remapped; 0 beyond the last. */
+uint64_t kdmp_overlay_remap_count(const struct kdmp_overlay *overlay);
+int kdmp_overlay_get_remap(const struct kdmp_overlay *overlay, uint64_t number,
+                           struct kdmp_overlay_frame *out);
+
+/*
+ * Watch a frame: which of its 8-byte units are written, reverted or restored.
+ * Calls count, and as many kdmp_overlay_unwatch() end it; KDMP_E_ARGUMENT for
+ * what is no frame number.  take_dirty() gives and forgets the addresses of
+ * such units, at most 'room' at a time.
+ */
+enum kdmp_status kdmp_overlay_watch(struct kdmp_overlay *overlay, uint64_t pfn);
+void kdmp_overlay_unwatch(struct kdmp_overlay *overlay, uint64_t pfn);
+size_t kdmp_overlay_take_dirty(struct kdmp_overlay *overlay,
+                               uint64_t *paddr_out, size_t room);
+
+/* Tell the overlay that a walk has used a frame.  When the content of such a
+ * frame changes, so does the epoch: translations made before may be wrong. */
+enum kdmp_status kdmp_overlay_note_table(struct kdmp_overlay *overlay,
+                                         uint64_t pfn);
+uint64_t kdmp_overlay_epoch(const struct kdmp_overlay *overlay);
+
+/*
+ * A translation cache of one address space, of 4 KiB pages, whatever the
+ * page size.  Only reads use it, only translations that lead to a frame are
+ * kept, and only one thread at a time may use it.  With an overlay (may be
+ * NULL) it empties itself when a page table that it depends on is written.
+ */
+enum kdmp_status kdmp_tlb_open(uint64_t capacity, struct kdmp_overlay *overlay,
+                               struct kdmp_tlb **out);
+void kdmp_tlb_close(struct kdmp_tlb *tlb);
+
+/* Another capacity (> 0); the cache is empty then. */
+enum kdmp_status kdmp_tlb_resize(struct kdmp_tlb *tlb, uint64_t capacity);
+
+/* Forget everything, or one page: 1 if it was there. */
+void kdmp_tlb_flush(struct kdmp_tlb *tlb);
+int kdmp_tlb_flush_page(struct kdmp_tlb *tlb, uint64_t vaddr);
+
+struct kdmp_tlb_info {
+    uint64_t hits;
+    uint64_t misses;
+    uint64_t size; /* pages known */
+    uint64_t capacity;
+};
+
+void kdmp_tlb_get_info(const struct kdmp_tlb *tlb, struct kdmp_tlb_info *out);
 
 /* </cdef> */
 

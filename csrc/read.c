@@ -63,6 +63,8 @@ copy_physical(const struct kdmp_source *source, uint64_t paddr, uint8_t *buffer,
     uint64_t done = 0;
     enum kdmp_status status = KDMP_OK;
 
+    if (source->clean != NULL)
+        source = source->clean;
     *hole_out = 1;
     while (done < size) {
         struct kdmp_extent extent;
@@ -127,8 +129,18 @@ read_virtual(const struct kdmp_space *space, uint64_t address, uint8_t *buffer,
 
     while (done < size) {
         struct kdmp_translation walk;
-        uint64_t chunk, copied, hole;
+        uint64_t chunk, copied, hole, paddr;
 
+        if (space->tlb != NULL
+            && kdmp_tlb_find(space->tlb, address + done, &paddr)) {
+            chunk = min_u64(rest_of_block(paddr, PAGE_SHIFT), size - done);
+            status = copy_physical(space->source, paddr, buffer + done, chunk,
+                                   &copied, &hole);
+            if (status == KDMP_OK) {
+                done += chunk;
+                continue;
+            } /* the walk tells why */
+        }
         status = kdmp_translate(space, address + done, &walk);
         if (status == KDMP_E_NOT_PRESENT) {
             chunk = min_u64(rest_of_block(walk.vaddr, PAGE_SHIFT), size - done);
@@ -143,6 +155,8 @@ read_virtual(const struct kdmp_space *space, uint64_t address, uint8_t *buffer,
                  missing_after(&walk), &walk);
             break;
         }
+        if (space->tlb != NULL)
+            kdmp_tlb_keep(space->tlb, &walk);
         chunk = walk.page_size - (walk.vaddr & (walk.page_size - 1));
         chunk = min_u64(chunk, size - done);
         status = copy_physical(space->source, walk.paddr, buffer + done, chunk,

@@ -43,6 +43,8 @@ KDMP_INLINE enum kdmp_status
 load_entry(const struct kdmp_source *source, uint64_t paddr, unsigned size,
            uint64_t *value_out)
 {
+    if (source->clean != NULL)
+        source = source->clean;
     if (source->locate == kdmp_dump_locate) {
         const struct kdmp_dump *dump = source->context;
         uint64_t offset = 0;
@@ -208,6 +210,7 @@ read_prototype(const struct mmu *mmu, const struct kdmp_space *space,
         return;
     /* One level of indirection only, and nothing but memory. */
     plain.keep_prototypes = 1;
+    plain.tlb = NULL;
     plain.pagefiles = NULL;
     plain.pagefile_count = 0;
     plain.zero_fill = 0;

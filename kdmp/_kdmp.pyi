@@ -5,7 +5,8 @@ Docstrings repeat those of the extension, for editors; tests/test_stub.py compar
 SPDX-License-Identifier: MIT
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextvars import ContextVar
 from types import TracebackType
 from typing import (
     Any,
@@ -34,6 +35,8 @@ class _BuildInfo(TypedDict):
     sanitize: str
 
 Address: TypeAlias = SupportsIndex | AccessContext
+
+_fault_collector: ContextVar[Any]
 
 def build_info() -> _BuildInfo:
     """Return how the extension was built.
@@ -414,6 +417,7 @@ class DumpBase:
         BufferError while a memoryview of it lives or another thread reads from it.
         Afterwards everything that needs the file raises ValueError.
         """
+    def _collect(self, on: bool, /) -> None: ...
     @property
     def closed(self) -> bool:
         """Whether the dump is closed."""
@@ -466,6 +470,16 @@ class DumpBase:
         In the order of the file, copies of structures last; ranges may overlap, and reads take
         the earlier one. Other dumps have none.
         """
+    def compare(
+        self, other: DumpBase, first: SupportsIndex, end: SupportsIndex
+    ) -> tuple[bytes, tuple[int, int, int, int, int]]:
+        """Compare the frames [`first`, `end`) of two dumps by content.
+
+        Returns the runs of frames that differ, and the counts of frames that are the
+        same, changed, only here, only in `other`, and of bytes that differ in changed
+        frames. A run is three native 64-bit numbers: the first frame, how many, and 1
+        changed, 2 only here, 3 only in `other`. OSError if a file cannot be read.
+        """
     def find_root(self, paging: str) -> int | None:
         """Return a page-table root found by trial, or None.
 
@@ -505,6 +519,8 @@ class ReaderBase:
     page-table root; `invalid_pte_mask` the kernel's MiState.Hardware.InvalidPteMask.
     `kernel_dtb` is a second root to read prototype PTEs by, `pte_format` the nine numbers
     of the attribute of that name; with `zero_fill` demand-zero pages read as zeros.
+    With an `overlay` its writes are seen. `translation_cache` is how many pages reads
+    remember the place of.
     """
 
     def __init__(
@@ -518,6 +534,8 @@ class ReaderBase:
         kernel_dtb: SupportsIndex = 0,
         pte_format: tuple[int, int, int, int, int, int, int, int, int] | None = None,
         zero_fill: bool = False,
+        overlay: OverlayBase | None = None,
+        translation_cache: SupportsIndex = 8192,
     ) -> None: ...
     @property
     def dump(self) -> DumpBase:
@@ -548,6 +566,22 @@ class ReaderBase:
     @property
     def zero_fill(self) -> bool:
         """Whether demand-zero pages read as zeros."""
+    @property
+    def overlay(self) -> OverlayBase | None:
+        """The overlay that is read and written; None for the dump as it is."""
+    @property
+    def cache_figures(self) -> tuple[int, int, int, int]:
+        """Of the translation cache: hits, misses, pages known, capacity."""
+    @property
+    def cache_enabled(self) -> bool:
+        """Whether reads remember where pages are; switching it off forgets them."""
+    @cache_enabled.setter
+    def cache_enabled(self, value: bool) -> None: ...
+    @property
+    def strict(self) -> bool:
+        """Whether what is missing raises even where faults are collected."""
+    @strict.setter
+    def strict(self, value: bool) -> None: ...
     @property
     def string_limit(self) -> int | None:
         """Bytes that a string without an explicit limit may have; None means 16 MiB."""
@@ -685,4 +719,118 @@ class ReaderBase:
         Length is at offset 0, Buffer at 4 or 8 by `pointer_size` (4 or 8, by default the
         reader's). An odd Length raises FormatError, text that is not all there as in
         `read_wstr`; with `strict=False` the odd byte is dropped and what is there is returned.
+        """
+    def write(self, va: Address, data: ReadableBuffer) -> None:
+        """Write bytes into the overlay.
+
+        All or nothing: if a page is not there (or only a page file has it), the error says why,
+        and nothing is written. The rights in the page tables do not matter. UnsupportedDumpError
+        for a reader without an overlay.
+        """
+    def write_uint(self, va: Address, value: SupportsIndex, size: SupportsIndex) -> None:
+        """Write a little-endian number of 1, 2, 4 or 8 bytes into the overlay."""
+    def write_u8(self, va: Address, value: SupportsIndex) -> None:
+        """Write a number of 1 bytes, little-endian, into the overlay; OverflowError if it does not fit."""
+    def write_u16(self, va: Address, value: SupportsIndex) -> None:
+        """Write a number of 2 bytes, little-endian, into the overlay; OverflowError if it does not fit."""
+    def write_u32(self, va: Address, value: SupportsIndex) -> None:
+        """Write a number of 4 bytes, little-endian, into the overlay; OverflowError if it does not fit."""
+    def write_u64(self, va: Address, value: SupportsIndex) -> None:
+        """Write a number of 8 bytes, little-endian, into the overlay; OverflowError if it does not fit."""
+    def translate_into(
+        self, addresses: ReadableBuffer, pas: WriteableBuffer, statuses: WriteableBuffer
+    ) -> None:
+        """Translate many addresses into buffers; `translate_many` makes them.
+
+        `addresses` and `pas` hold unsigned 64-bit numbers, `statuses` a byte each. Where there is
+        no translation the address is 2**64 - 1.
+        """
+    def read_many_into(
+        self,
+        addresses: ReadableBuffer,
+        size: SupportsIndex,
+        buffer: WriteableBuffer,
+        statuses: WriteableBuffer,
+    ) -> None:
+        """Read `size` bytes at many addresses into buffers; `read_many` makes them.
+
+        Missing bytes are zeros, and the status of their address is not 0.
+        """
+    def cache_flush(self, va: SupportsIndex | None = None) -> int:
+        """Forget what the translation cache knows, or the page at an address.
+
+        Returns how many pages it forgot. Only after changes behind the reader's back is there a
+        need: writes through an overlay are noticed.
+        """
+    def cache_resize(self, pages: SupportsIndex) -> None:
+        """Let the translation cache hold this many pages, and forget those it has."""
+
+class OverlayBase:
+    """Writes over a dump, which itself never changes.
+
+    Frames are copied when they are first written. `len()` counts the frames that are not
+    the dump's.
+    """
+
+    def __init__(self, dump: DumpBase) -> None: ...
+    def __len__(self) -> int: ...
+    @property
+    def dump(self) -> DumpBase:
+        """The dump under the overlay."""
+    @property
+    def epoch(self) -> int:
+        """A number that changes when a page table that readers have used changes."""
+    @property
+    def on_write(self) -> Callable[[Any, Any, int, list[tuple[int, int]]], object] | None:
+        """Called after each write with (reader, address, size, places); None: nothing is.
+
+        `places` has the physical address and the size of each page's part.
+        """
+    @on_write.setter
+    def on_write(self, value: Callable[[Any, Any, int, list[tuple[int, int]]], object] | None) -> None: ...
+    def create(self, pfn: SupportsIndex, /) -> None:
+        """Make up a frame of zeros; ValueError if the frame exists."""
+    def revert_frame(self, pfn: SupportsIndex, /) -> bool:
+        """Make a frame the dump's again; return whether it was not.
+
+        ValueError for a made-up frame that a remapped one shows.
+        """
+    def remap(self, pfn: SupportsIndex, target: SupportsIndex, /) -> None:
+        """Let frame `pfn` show the content of frame `target`; writes to it go there.
+
+        ValueError if `pfn` has been written or made up, or if this would make a chain;
+        UnreadableError if there is no frame `target`.
+        """
+    def frames(self) -> list[tuple[int, int | None, bool]]:
+        """Return the frames that are not the dump's: (pfn, target, synthetic) of each, by pfn.
+
+        `target` is None unless the frame is remapped; `synthetic` says that the dump has no such
+        frame.
+        """
+    def remaps(self) -> list[tuple[int, int | None, bool]]:
+        """Return those of `frames` that are remapped."""
+    def frame(self, pfn: SupportsIndex, /) -> tuple[int, int | None, bool] | None:
+        """Return what `frames` has of one frame; None if it is the dump's."""
+    def snapshot(self) -> int:
+        """Remember the present state; return a number for `restore`."""
+    def restore(self, snapshot: SupportsIndex, /) -> int:
+        """Go back to a snapshot, which stays; return how many frames that changed.
+
+        Snapshots taken after it are gone; ValueError for one that is gone. Costs what was
+        written since, not what the overlay holds.
+        """
+    def forget(self, snapshot: SupportsIndex | None = None, /) -> None:
+        """Forget a snapshot, or all; the overlay stays as it is.
+
+        ValueError for a snapshot that is gone.
+        """
+    def reset(self) -> None:
+        """Forget all changes and all snapshots."""
+    def watch_frame(self, pfn: SupportsIndex, /) -> None:
+        """Note which 8-byte units of a frame change, for `take_dirty`; calls count."""
+    def unwatch_frame(self, pfn: SupportsIndex, /) -> None:
+        """End what one call of `watch_frame` began."""
+    def take_dirty(self) -> list[int]:
+        """Return the physical addresses of the 8-byte units that changed in watched frames, and
+        forget them.
         """

@@ -13,7 +13,7 @@ from conftest import KERNEL_VA
 
 SCRIPT = """
 import sys, _testcapi, kdmp
-from kdmp._kdmp import DumpBase, ReaderBase
+from kdmp._kdmp import DumpBase, OverlayBase, ReaderBase
 
 path, name = sys.argv[1:]
 image = open(path, "rb").read()
@@ -21,6 +21,28 @@ base = {base}
 dump = DumpBase(image)
 reader = ReaderBase(dump, paging="x64", dtb=0x1000)
 target = bytearray(64)
+overlay = OverlayBase(dump)
+writer = ReaderBase(dump, paging="x64", dtb=0x1000, overlay=overlay)
+told = OverlayBase(dump)
+told.on_write = lambda reader, address, size, places: places
+hooked = ReaderBase(dump, paging="x64", dtb=0x1000, overlay=told)
+data = bytes(range(16))
+
+
+def changed(reader):
+    reader.write(base + 0xFF8, data)
+    reader.write_u64(base, 5)
+    reader.overlay.frames()
+    assert reader.read(base + 0xFF8, 16) == data
+
+
+def restored():
+    snapshot = overlay.snapshot()
+    writer.write_u64(base, 5)
+    overlay.restore(snapshot)
+    overlay.forget(snapshot)
+
+
 calls = {{
     "open": lambda: DumpBase(image).close(),
     "open path": lambda: DumpBase(path).close(),
@@ -42,6 +64,10 @@ calls = {{
     "read_wstr": lambda: reader.read_wstr(base + 0x200),
     "read_unicode_string": lambda: reader.read_unicode_string(base + 0x300),
     "context": lambda: kdmp.AccessContext(base, 1) + 5,
+    "overlay": lambda: OverlayBase(dump).frames(),
+    "write": lambda: changed(writer),
+    "hooked write": lambda: changed(hooked),
+    "restore": lambda: restored(),
 }}
 if name == "?":
     print("\\n".join(calls))
@@ -88,7 +114,8 @@ print(failures, "failures")
 """
 
 NAMES = """open|open path|wrong file|reader|header|figures|pages|page|runs|translate|no page|read|read_exact|
-read_gaps|read_into|read_u64|read_cstr|read_wstr|read_unicode_string|context""".replace("\n", "").split("|")
+read_gaps|read_into|read_u64|read_cstr|read_wstr|read_unicode_string|context|overlay|write|
+hooked write|restore""".replace("\n", "").split("|")
 
 
 def run(path, name):

@@ -568,10 +568,12 @@ static PyMethodDef dump_methods[] = {
      exit_doc},
     {"va_ranges", dump_va_ranges, METH_NOARGS, dump_va_ranges_doc},
     {"find_root", KEYWORDS(dump_find_root), find_root_doc},
+    {"compare", KEYWORDS(dump_compare), dump_compare_doc},
     {"choose_paging", KEYWORDS(dump_choose_paging), choose_paging_doc},
     {"read_file", KEYWORDS(dump_read_file), read_file_doc},
     {"context_bytes", dump_context_bytes, METH_NOARGS, context_bytes_doc},
     {"exception_bytes", dump_exception_bytes, METH_NOARGS, exception_bytes_doc},
+    {"_collect", dump_collect, METH_O, NULL},
     {NULL},
 };
 

@@ -65,6 +65,7 @@ add_types(PyObject *module, struct module_state *state)
         {T_RUN_ITERATOR, &run_iterator_spec, 0},
         {T_FRAME, &frame_spec, 0},
         {T_MAPPING_ITERATOR, &mapping_iterator_spec, 0},
+        {T_OVERLAY, &overlay_spec, 1},
     };
     static const enum type_index records[] = {T_ENTRY, T_GAP, T_RUN, T_VA_RANGE,
                                               T_MAPPING};
@@ -94,7 +95,14 @@ module_exec(PyObject *module)
 {
     struct module_state *state = PyModule_GetState(module);
 
-    return errors_init(state, module) < 0 ? -1 : add_types(module, state);
+    state->collector = PyContextVar_New("kdmp_fault_collector", Py_None);
+    if (state->collector == NULL
+        || PyModule_AddObjectRef(module, "_fault_collector", state->collector)
+               < 0
+        || errors_init(state, module) < 0) {
+        return -1;
+    }
+    return add_types(module, state);
 }
 
 static int
@@ -106,6 +114,7 @@ module_traverse(PyObject *module, visitproc visit, void *arg)
         Py_VISIT(state->types[i]);
     for (int i = 0; i < ERROR_COUNT; i++)
         Py_VISIT(state->errors[i]);
+    Py_VISIT(state->collector);
     return 0;
 }
 
@@ -118,6 +127,7 @@ module_clear(PyObject *module)
         Py_CLEAR(state->types[i]);
     for (int i = 0; i < ERROR_COUNT; i++)
         Py_CLEAR(state->errors[i]);
+    Py_CLEAR(state->collector);
     return 0;
 }
 

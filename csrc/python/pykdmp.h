@@ -38,6 +38,7 @@ enum type_index {
     T_VA_RANGE,
     T_MAPPING,
     T_MAPPING_ITERATOR,
+    T_OVERLAY,
     TYPE_COUNT
 };
 
@@ -62,6 +63,7 @@ enum error_index {
 struct module_state {
     PyTypeObject *types[TYPE_COUNT];
     PyObject *errors[ERROR_COUNT];
+    PyObject *collector; /* context variable, see faults.c */
 };
 
 /* Entries of a PyGetSetDef table. */
@@ -174,6 +176,7 @@ typedef struct {
     struct module_state *state;
     struct kdmp_dump *handle; /* owned; valid while 'pins' >= 0 */
     pin_count pins;
+    pin_count collectors; /* fault collectors of all contexts */
     enum dump_io io;
     Py_buffer source; /* IO_MEMORY: keeps the bytes alive */
     PyObject *file;   /* IO_FILE: has seek() and read() */
@@ -278,6 +281,32 @@ extern const char dump_va_ranges_doc[];
 PyObject *dump_va_ranges(PyObject *op, PyObject *unused);
 extern const char dump_triage_header_doc[];
 PyObject *dump_triage_header(PyObject *op, void *closure);
+
+/* --- dump_diff.c ------------------------------------------------------- */
+
+extern const char dump_compare_doc[];
+PyObject *dump_compare(PyObject *op, PyObject *const *args, Py_ssize_t nargs,
+                       PyObject *kwnames);
+
+/* --- faults.c: collecting what is missing ------------------------------ */
+
+PyObject *dump_collect(PyObject *op, PyObject *arg);
+
+/* --- overlay_object.c -------------------------------------------------- */
+
+typedef struct {
+    PyObject_HEAD
+    struct module_state *state;
+    DumpObject *dump;            /* NULL until initialised */
+    struct kdmp_overlay *handle; /* the dump is pinned whenever it is used */
+    PyObject *on_write;          /* called after writes; may be NULL */
+    Py_ssize_t readers;          /* reads going on without the GIL */
+} OverlayObject;
+
+extern PyType_Spec overlay_spec;
+
+/* Wait until nobody reads the overlay without the GIL. */
+void overlay_wait(OverlayObject *self);
 
 /* --- reader_mappings.c ------------------------------------------------- */
 

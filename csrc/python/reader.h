@@ -14,10 +14,13 @@
 typedef struct {
     PyObject_HEAD
     struct module_state *state;
-    DumpObject *dump; /* NULL until initialised */
+    DumpObject *dump;       /* NULL until initialised */
+    OverlayObject *overlay; /* NULL: the dump as it is */
     struct kdmp_space space;
+    struct kdmp_tlb *tlb;  /* also in 'space' while it is enabled */
     uint64_t string_limit; /* bytes; UINT64_MAX for None */
     uint8_t pointer_size;
+    char strict; /* raises even if faults are collected */
 } ReaderObject;
 
 extern PyType_Spec reader_spec;
@@ -62,6 +65,35 @@ access_end(ReaderObject *self, enum kdmp_status status)
     return dump_end(self->dump, status);
 }
 
+/* Give up the GIL for a read of 'size' bytes, if that pays: other threads may
+   read then, but an overlay is not written, and the translation cache is left
+   alone. */
+static inline PyThreadState *
+access_release(ReaderObject *self, struct access *access, uint64_t size)
+{
+    if (size < RELEASE_GIL_MIN || self->dump->file != NULL)
+        return NULL;
+    if (access->space->tlb != NULL) {
+        if (access->space != &access->other)
+            access->other = *access->space;
+        access->other.tlb = NULL;
+        access->space = &access->other;
+    }
+    if (self->overlay != NULL)
+        self->overlay->readers++;
+    return PyEval_SaveThread();
+}
+
+static inline void
+access_reacquire(ReaderObject *self, PyThreadState *ts)
+{
+    if (ts == NULL)
+        return;
+    PyEval_RestoreThread(ts);
+    if (self->overlay != NULL)
+        self->overlay->readers--;
+}
+
 /* The address 'offset' bytes further; KDMP_E_ADDRESS_END and a fault that
    says so if the space ends before. */
 enum kdmp_status access_advance(const struct access *access, uint64_t offset,
@@ -73,6 +105,28 @@ enum kdmp_status access_advance(const struct access *access, uint64_t offset,
    access. */
 int access_fetch(ReaderObject *self, struct access *access, void *buffer,
                  size_t size);
+
+/* --- faults.c ---------------------------------------------------------- */
+
+/* Whether what this reader misses may interest a collector: never so after
+   a read that succeeds, else this is all that it costs without one. */
+static inline int
+reader_collects(const ReaderObject *self)
+{
+    return self->dump != NULL && self->dump->collectors != 0;
+}
+
+/* Tell the collector what is missing of the bytes from 'offset' to 'size' of
+   an access that has ended.  -1 with an exception. */
+int reader_missed(ReaderObject *self, const struct access *access,
+                  uint64_t offset, uint64_t size);
+/* Tell it that an address has no translation. */
+int reader_missed_walk(ReaderObject *self, const struct access *access,
+                       const struct kdmp_translation *walk);
+/* An exception is set: None instead, if a collector has been told. */
+PyObject *reader_collected(ReaderObject *self);
+PyObject *reader_get_strict(PyObject *op, void *closure);
+int reader_set_strict(PyObject *op, PyObject *value, void *closure);
 
 /* Methods, one file per topic. */
 #define READER_METHOD(name)                                                    \
@@ -94,6 +148,24 @@ READER_METHOD(is_readable);
 READER_METHOD(mappings);
 READER_METHOD(mappings_buffer);
 READER_METHOD(find_frame);
+/* reader_write.c */
+READER_METHOD(write);
+READER_METHOD(write_uint);
+READER_METHOD(write_u8);
+READER_METHOD(write_u16);
+READER_METHOD(write_u32);
+READER_METHOD(write_u64);
+/* reader_cache.c */
+READER_METHOD(cache_flush);
+READER_METHOD(cache_resize);
+PyObject *reader_get_cache_figures(PyObject *op, void *closure);
+PyObject *reader_get_cache_enabled(PyObject *op, void *closure);
+int reader_set_cache_enabled(PyObject *op, PyObject *value, void *closure);
+/* Give a new reader its cache; -1 with an exception. */
+int reader_cache_init(ReaderObject *self, uint64_t capacity);
+/* reader_many.c */
+READER_METHOD(translate_into);
+READER_METHOD(read_many_into);
 /* reader_scalars.c */
 READER_METHOD(read_u8);
 READER_METHOD(read_u16);

@@ -49,11 +49,11 @@ read_up_to(ReaderObject *self, struct read_call *call)
                                       &call->fault);
         if (call->status != KDMP_OK)
             break;
-        ts = work_begin(self->dump, (uint64_t)(room - total));
+        ts = access_release(self, &call->access, (uint64_t)(room - total));
         call->status = kdmp_read(call->access.space, address,
                                  PyBytes_AS_STRING(out) + total,
                                  (uint64_t)(room - total), &done, &call->fault);
-        work_end(ts);
+        access_reacquire(self, ts);
         total += (Py_ssize_t)done;
         if (call->status != KDMP_OK)
             break;
@@ -62,6 +62,13 @@ read_up_to(ReaderObject *self, struct read_call *call)
     if (call->status != KDMP_OK && !is_absent(call->status)) {
         Py_DECREF(out);
         return raise_fault(self->state, call->access.space, &call->fault);
+    }
+    if (call->status != KDMP_OK && reader_collects(self)
+        && reader_missed(self, &call->access, (uint64_t)total,
+                         (uint64_t)call->size)
+               < 0) {
+        Py_DECREF(out);
+        return NULL;
     }
     if (total < PyBytes_GET_SIZE(out))
         (void)_PyBytes_Resize(&out, total);
@@ -163,7 +170,7 @@ reader_read_into(PyObject *op, PyObject *const *args, Py_ssize_t nargs,
     enum kdmp_status status = KDMP_OK;
     Py_buffer view;
     PyThreadState *ts;
-    uint64_t done = 0;
+    uint64_t done = 0, size;
 
     if (bind_args(&sig, args, nargs, kwnames, slot) < 0
         || access_convert(self, slot[0], &access) < 0
@@ -175,15 +182,20 @@ reader_read_into(PyObject *op, PyObject *const *args, Py_ssize_t nargs,
         return NULL;
     }
     if (view.len > 0) {
-        ts = work_begin(self->dump, (uint64_t)view.len);
+        ts = access_release(self, &access, (uint64_t)view.len);
         status = kdmp_read(access.space, access.address, view.buf,
                            (uint64_t)view.len, &done, &fault);
-        work_end(ts);
+        access_reacquire(self, ts);
     }
     status = access_end(self, status);
+    size = (uint64_t)view.len;
     PyBuffer_Release(&view);
     if (status != KDMP_OK && !is_absent(status))
         return raise_fault(self->state, access.space, &fault);
+    if (status != KDMP_OK && reader_collects(self)
+        && reader_missed(self, &access, done, size) < 0) {
+        return NULL;
+    }
     return PyLong_FromUnsignedLongLong(done);
 }
 
@@ -325,13 +337,18 @@ reader_read_gaps(PyObject *op, PyObject *const *args, Py_ssize_t nargs,
         Py_DECREF(out);
         return NULL;
     }
-    ts = work_begin(self->dump, (uint64_t)size);
+    ts = access_release(self, &access, (uint64_t)size);
     status = read_around(&access, (uint8_t *)PyBytes_AS_STRING(out),
                          (uint64_t)size, (int)fill, &holes, &fault);
-    work_end(ts);
+    access_reacquire(self, ts);
     status = access_end(self, status);
     list = status == KDMP_OK ? gap_list(self, &access, &holes)
                              : raise_fault(self->state, access.space, &fault);
+    if (list != NULL && holes.count > 0 && reader_collects(self)
+        && reader_missed(self, &access, holes.items[0].start, (uint64_t)size)
+               < 0) {
+        Py_CLEAR(list);
+    }
     PyMem_RawFree(holes.items);
     if (list == NULL) {
         Py_DECREF(out);
@@ -385,9 +402,9 @@ reader_is_readable(PyObject *op, PyObject *const *args, Py_ssize_t nargs,
         || access_begin(self, &access) < 0) {
         return NULL;
     }
-    ts = work_begin(self->dump, (uint64_t)size);
+    ts = access_release(self, &access, (uint64_t)size);
     status = probe(&access, (uint64_t)size, &fault);
-    work_end(ts);
+    access_reacquire(self, ts);
     status = access_end(self, status);
     if (status != KDMP_OK && !is_absent(status))
         return raise_fault(self->state, access.space, &fault);

@@ -82,14 +82,15 @@ fetch(ReaderObject *self, struct kdmp_map_cursor *cursor,
       struct kdmp_mapping *out, size_t room, size_t *count, int *over)
 {
     struct kdmp_fault fault = {.status = KDMP_OK};
+    struct access access = {.space = &self->space};
     PyThreadState *ts;
 
     *count = 0;
     if (dump_pin(self->dump) < 0)
         return -1;
-    ts = work_begin(self->dump, UINT64_MAX);
-    fault.status = kdmp_next_mappings(&self->space, cursor, out, room, count);
-    work_end(ts);
+    ts = access_release(self, &access, UINT64_MAX);
+    fault.status = kdmp_next_mappings(access.space, cursor, out, room, count);
+    access_reacquire(self, ts);
     fault.status = access_end(self, fault.status);
     if (fault.status == KDMP_E_LIMIT) {
         *over = 1;

@@ -7,6 +7,7 @@
 #include "reader.h"
 
 #define DEFAULT_STRING_LIMIT 0x10000
+#define DEFAULT_CACHE 8192 /* pages */
 
 /* --- access ------------------------------------------------------------ */
 
@@ -60,6 +61,7 @@ access_resolve(ReaderObject *self, struct access *access)
     enum kdmp_paging_source source;
 
     access->other = self->space;
+    access->other.tlb = NULL; /* it knows this reader's space only */
     if (context->physical) {
         access->other.paging = KDMP_PAGING_PHYSICAL;
         access->other.root = 0;
@@ -115,6 +117,10 @@ access_fetch(ReaderObject *self, struct access *access, void *buffer,
     status = access_end(self, status);
     if (status == KDMP_OK)
         return 0;
+    if (is_absent(status) && reader_collects(self)
+        && reader_missed(self, access, done, size) < 0) {
+        return -1;
+    }
     if (done == 0 || !is_absent(status)) {
         raise_fault(self->state, access->space, &fault);
         return -1;
@@ -189,6 +195,27 @@ as_pte_format(PyObject *arg, struct kdmp_pte_format *out)
     return 0;
 }
 
+/* None or an overlay over this dump. */
+static int
+as_overlay(ReaderObject *self, PyObject *dump, PyObject *arg)
+{
+    OverlayObject *overlay = (OverlayObject *)arg;
+
+    if (arg == Py_None || self->overlay != NULL)
+        return 0;
+    if (!PyObject_TypeCheck(arg, self->state->types[T_OVERLAY])) {
+        PyErr_Format(PyExc_TypeError, "overlay must be an Overlay, not %.100s",
+                     Py_TYPE(arg)->tp_name);
+        return -1;
+    }
+    if (overlay->handle == NULL || (PyObject *)overlay->dump != dump) {
+        PyErr_SetString(PyExc_ValueError, "the overlay is of another dump");
+        return -1;
+    }
+    self->overlay = (OverlayObject *)Py_NewRef(arg);
+    return 0;
+}
+
 static uint8_t
 space_pointer_size(enum kdmp_paging paging, const struct kdmp_info *info)
 {
@@ -208,11 +235,15 @@ reader_init(PyObject *op, PyObject *args, PyObject *kwargs)
                             "kernel_dtb",
                             "pte_format",
                             "zero_fill",
+                            "overlay",
+                            "translation_cache",
                             NULL};
     ReaderObject *self = (ReaderObject *)op;
     PyObject *dump_arg, *dtb_arg = NULL, *mask_arg = Py_None;
     PyObject *limit_arg = NULL, *kernel_arg = NULL, *format_arg = Py_None;
+    PyObject *overlay_arg = Py_None, *cache_arg = NULL;
     int zero_fill = 0;
+    Py_ssize_t cache = DEFAULT_CACHE;
     DumpObject *dump;
     struct kdmp_space space = {.root = 0};
     uint64_t limit = DEFAULT_STRING_LIMIT;
@@ -220,9 +251,10 @@ reader_init(PyObject *op, PyObject *args, PyObject *kwargs)
     int paging;
 
     if (!PyArg_ParseTupleAndKeywords(
-            args, kwargs, "O!|$sOOOOOp:ReaderBase", names,
+            args, kwargs, "O!|$sOOOOOpOO:ReaderBase", names,
             self->state->types[T_DUMP], &dump_arg, &paging_arg, &dtb_arg,
-            &mask_arg, &limit_arg, &kernel_arg, &format_arg, &zero_fill)) {
+            &mask_arg, &limit_arg, &kernel_arg, &format_arg, &zero_fill,
+            &overlay_arg, &cache_arg)) {
         return -1;
     }
     if (paging_arg == NULL) {
@@ -249,6 +281,18 @@ reader_init(PyObject *op, PyObject *args, PyObject *kwargs)
         return -1;
     }
     space.zero_fill = (uint8_t)zero_fill;
+    if (cache_arg != NULL
+        && as_size(cache_arg, "translation_cache", &cache) < 0) {
+        return -1;
+    }
+    if (cache == 0) {
+        PyErr_SetString(PyExc_ValueError,
+                        "translation_cache must be at least 1 page; "
+                        "cache_enabled switches the cache off");
+        return -1;
+    }
+    if (as_overlay(self, dump_arg, overlay_arg) < 0)
+        return -1;
     if (mask_arg != Py_None) {
         if (as_u64(mask_arg, "invalid_pte_mask", &space.invalid_pte_mask) < 0)
             return -1;
@@ -261,7 +305,9 @@ reader_init(PyObject *op, PyObject *args, PyObject *kwargs)
     dump = (DumpObject *)dump_arg;
     if (dump_pin(dump) < 0)
         return -1;
-    space.source = kdmp_get_source(dump->handle);
+    space.source = self->overlay != NULL
+                       ? kdmp_overlay_source(self->overlay->handle)
+                       : kdmp_get_source(dump->handle);
     space.dump = dump->handle;
     space.pagefiles = (const struct kdmp_pagefile *const *)dump->pagefiles;
     space.pagefile_count = PAGEFILE_COUNT;
@@ -274,7 +320,8 @@ reader_init(PyObject *op, PyObject *args, PyObject *kwargs)
     self->space = space;
     self->string_limit = limit;
     self->dump = (DumpObject *)Py_NewRef(dump_arg);
-    return 0;
+    return has_walk(space.paging) ? reader_cache_init(self, (uint64_t)cache)
+                                  : 0;
 }
 
 static int
@@ -282,6 +329,7 @@ reader_traverse(PyObject *op, visitproc visit, void *arg)
 {
     Py_VISIT(Py_TYPE(op));
     Py_VISIT(((ReaderObject *)op)->dump);
+    Py_VISIT(((ReaderObject *)op)->overlay);
     return 0;
 }
 
@@ -289,6 +337,7 @@ static int
 reader_clear(PyObject *op)
 {
     Py_CLEAR(((ReaderObject *)op)->dump);
+    Py_CLEAR(((ReaderObject *)op)->overlay);
     return 0;
 }
 
@@ -298,6 +347,7 @@ reader_dealloc(PyObject *op)
     PyTypeObject *type = Py_TYPE(op);
 
     PyObject_GC_UnTrack(op);
+    kdmp_tlb_close(((ReaderObject *)op)->tlb);
     (void)reader_clear(op);
     type->tp_free(op);
     Py_DECREF(type);
@@ -315,6 +365,14 @@ get_dump(PyObject *op, void *closure)
         return NULL;
     }
     return Py_NewRef(self->dump);
+}
+
+static PyObject *
+get_overlay(PyObject *op, void *closure)
+{
+    PyObject *overlay = (PyObject *)((ReaderObject *)op)->overlay;
+
+    return Py_NewRef(overlay != NULL ? overlay : Py_None);
 }
 
 static PyObject *
@@ -431,6 +489,17 @@ static PyGetSetDef reader_getset[] = {
            "pagefile_high."),
     GETTER("zero_fill", get_zero_fill,
            "Whether demand-zero pages read as zeros."),
+    GETTER("overlay", get_overlay,
+           "The overlay that is read and written; None for the dump as it is."),
+    GETTER("cache_figures", reader_get_cache_figures,
+           "Of the translation cache: hits, misses, pages known, capacity."),
+    PROPERTY("cache_enabled", reader_get_cache_enabled,
+             reader_set_cache_enabled,
+             "Whether reads remember where pages are; switching it off forgets "
+             "them."),
+    PROPERTY("strict", reader_get_strict, reader_set_strict,
+             "Whether what is missing raises even where faults are "
+             "collected."),
     PROPERTY(
         "string_limit", get_string_limit, set_string_limit,
         "Bytes that a string without an explicit limit may have; None means "
@@ -465,6 +534,10 @@ translate(ReaderObject *self, PyObject *arg, struct access *access,
     *failed = result->walk;
     failed->status = (uint8_t)*status;
     Py_DECREF(result);
+    if (is_absent(*status) && reader_collects(self)
+        && reader_missed_walk(self, access, failed) < 0) {
+        *status = KDMP_OK;
+    }
     return NULL;
 }
 
@@ -527,15 +600,48 @@ reader_try_translate(PyObject *op, PyObject *const *args, Py_ssize_t nargs,
 
 /* --- the type ---------------------------------------------------------- */
 
-#define METHOD(name)                                                           \
-    {#name, (PyCFunction)(void (*)(void))reader_##name,                        \
+#define ENTRY(name, function)                                                  \
+    {#name, (PyCFunction)(void (*)(void))(function),                           \
      METH_FASTCALL | METH_KEYWORDS, reader_##name##_doc}
+#define METHOD(name) ENTRY(name, reader_##name)
+#define COLLECTING(name) ENTRY(name, collecting_##name)
+
+/* A method that gives None where faults are collected instead of raising. */
+#define COLLECTING_METHOD(name)                                                \
+    static PyObject *collecting_##name(PyObject *op, PyObject *const *args,    \
+                                       Py_ssize_t nargs, PyObject *kwnames)    \
+    {                                                                          \
+        PyObject *result = reader_##name(op, args, nargs, kwnames);            \
+                                                                               \
+        if (result == NULL && reader_collects((ReaderObject *)op))             \
+            result = reader_collected((ReaderObject *)op);                     \
+        return result;                                                         \
+    }
+
+COLLECTING_METHOD(translate)
+COLLECTING_METHOD(read_exact)
+COLLECTING_METHOD(read_u8)
+COLLECTING_METHOD(read_u16)
+COLLECTING_METHOD(read_u32)
+COLLECTING_METHOD(read_u64)
+COLLECTING_METHOD(read_i8)
+COLLECTING_METHOD(read_i16)
+COLLECTING_METHOD(read_i32)
+COLLECTING_METHOD(read_i64)
+COLLECTING_METHOD(read_f32)
+COLLECTING_METHOD(read_f64)
+COLLECTING_METHOD(read_uint)
+COLLECTING_METHOD(read_ptr)
+COLLECTING_METHOD(read_cstr)
+COLLECTING_METHOD(read_cstr_bytes)
+COLLECTING_METHOD(read_wstr)
+COLLECTING_METHOD(read_unicode_string)
 
 static PyMethodDef reader_methods[] = {
-    METHOD(translate),
+    COLLECTING(translate),
     METHOD(try_translate),
     METHOD(read),
-    METHOD(read_exact),
+    COLLECTING(read_exact),
     METHOD(try_read_exact),
     METHOD(read_into),
     METHOD(read_gaps),
@@ -543,22 +649,32 @@ static PyMethodDef reader_methods[] = {
     METHOD(mappings),
     METHOD(mappings_buffer),
     METHOD(find_frame),
-    METHOD(read_u8),
-    METHOD(read_u16),
-    METHOD(read_u32),
-    METHOD(read_u64),
-    METHOD(read_i8),
-    METHOD(read_i16),
-    METHOD(read_i32),
-    METHOD(read_i64),
-    METHOD(read_f32),
-    METHOD(read_f64),
-    METHOD(read_uint),
-    METHOD(read_ptr),
-    METHOD(read_cstr),
-    METHOD(read_cstr_bytes),
-    METHOD(read_wstr),
-    METHOD(read_unicode_string),
+    COLLECTING(read_u8),
+    COLLECTING(read_u16),
+    COLLECTING(read_u32),
+    COLLECTING(read_u64),
+    COLLECTING(read_i8),
+    COLLECTING(read_i16),
+    COLLECTING(read_i32),
+    COLLECTING(read_i64),
+    COLLECTING(read_f32),
+    COLLECTING(read_f64),
+    COLLECTING(read_uint),
+    COLLECTING(read_ptr),
+    COLLECTING(read_cstr),
+    COLLECTING(read_cstr_bytes),
+    COLLECTING(read_wstr),
+    COLLECTING(read_unicode_string),
+    METHOD(write),
+    METHOD(write_uint),
+    METHOD(write_u8),
+    METHOD(write_u16),
+    METHOD(write_u32),
+    METHOD(write_u64),
+    METHOD(translate_into),
+    METHOD(read_many_into),
+    METHOD(cache_flush),
+    METHOD(cache_resize),
     {NULL},
 };
 
@@ -566,7 +682,7 @@ PyDoc_STRVAR(
     reader_doc,
     "ReaderBase(dump, *, paging, dtb=0, invalid_pte_mask=None, "
     "string_limit=65536, kernel_dtb=0, pte_format=None, "
-    "zero_fill=False)\n--\n\n"
+    "zero_fill=False, overlay=None, translation_cache=8192)\n--\n\n"
     "One address space of a dump: translation, bytes, numbers and "
     "strings.\n\n"
     "Every address may be an int or an AccessContext. Numbers are little-"
@@ -582,7 +698,10 @@ PyDoc_STRVAR(
     "`kernel_dtb` is a second root to read prototype PTEs by, `pte_format` the "
     "nine numbers\n"
     "of the attribute of that name; with `zero_fill` demand-zero pages read as "
-    "zeros.");
+    "zeros.\n"
+    "With an `overlay` its writes are seen. `translation_cache` is how many "
+    "pages reads\n"
+    "remember the place of.");
 
 static PyType_Slot reader_slots[] = {
     {Py_tp_doc, (void *)reader_doc},

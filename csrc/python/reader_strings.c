@@ -66,16 +66,23 @@ read_text(ReaderObject *self, struct access *access, unsigned unit,
             access_advance(access, text->size, &address, &text->fault);
         if (text->status != KDMP_OK)
             break;
-        ts = work_begin(self->dump, room);
+        ts = access_release(self, access, room);
         text->status = kdmp_read_string(access->space, address, unit,
                                         text->bytes + text->size, room, &done,
                                         &text->fault);
-        work_end(ts);
+        access_reacquire(self, ts);
         text->size += done;
     }
     text->status = access_end(self, text->status);
-    if (text->status == KDMP_OK || is_absent(text->status))
+    if (text->status == KDMP_OK || text->status == KDMP_E_LIMIT)
         return 0;
+    if (is_absent(text->status)) {
+        if (!reader_collects(self)
+            || reader_missed(self, access, text->size, text->size + unit) == 0)
+            return 0;
+        text_deinit(text);
+        return -1;
+    }
     raise_fault(self->state, access->space, &text->fault);
     text_deinit(text);
     return -1;
@@ -279,6 +286,9 @@ read_counted(ReaderObject *self, struct access *access, uint64_t buffer,
     status = access_end(self, status);
     if (status != KDMP_OK && !is_absent(status))
         result = raise_fault(self->state, access->space, &fault);
+    else if (status != KDMP_OK && reader_collects(self)
+             && reader_missed(self, access, done, length) < 0)
+        result = NULL;
     else if (status != KDMP_OK && strict)
         result = raise_cut(self, access, &fault, length, bytes, done);
     else

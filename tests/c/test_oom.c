@@ -127,6 +127,80 @@ fail_pagefile(const struct input *input)
     kdmp_test_fail_alloc(-1);
 }
 
+/* A session with an overlay; KDMP_OK or the first failure. */
+static enum kdmp_status
+use_overlay(const struct kdmp_dump *dump, struct kdmp_overlay *overlay,
+            struct kdmp_tlb *tlb)
+{
+    struct kdmp_space space = mini_space(dump, KDMP_PAGING_X64);
+    uint8_t data[0x1000 + 16] = {0};
+    uint64_t done, snapshot, frames, pfn;
+    enum kdmp_status status = KDMP_OK;
+
+    space.source = kdmp_overlay_source(overlay);
+    space.tlb = tlb;
+    status = kdmp_overlay_snapshot(overlay, &snapshot);
+    if (status == KDMP_OK)
+        status = kdmp_overlay_watch(overlay, 5);
+    if (status == KDMP_OK)
+        status =
+            kdmp_overlay_write(overlay, &space, 0x5ff8, data, 16, &done, NULL);
+    for (pfn = 0x100; pfn < 0x140 && status == KDMP_OK; pfn++)
+        status = kdmp_overlay_create(overlay, pfn);
+    for (pfn = 0x200; pfn < 0x240 && status == KDMP_OK; pfn++)
+        status = kdmp_overlay_remap(overlay, pfn, 0x100);
+    if (status == KDMP_OK)
+        status = kdmp_overlay_revert(overlay, 5);
+    kdmp_overlay_unwatch(overlay, 5);
+    if (status == KDMP_OK)
+        status = kdmp_overlay_restore(overlay, snapshot, &frames);
+    CHECK(status != KDMP_OK || kdmp_overlay_count(overlay) == 0);
+    return status;
+}
+
+/* Whatever allocation fails, the overlay stays whole and can be reset. */
+static void
+fail_in_overlays(const struct input *input)
+{
+    struct kdmp_dump *dump;
+    long nth;
+    int failed = 1;
+
+    CHECK_EQ(kdmp_open_memory(input->bytes.ptr, input->bytes.size, &dump, NULL),
+             KDMP_OK);
+    for (nth = 0; failed && nth < 1000; nth++) {
+        struct kdmp_overlay *overlay = NULL;
+        struct kdmp_tlb *tlb = NULL;
+        struct kdmp_space space = mini_space(dump, KDMP_PAGING_X64);
+        uint64_t done;
+        uint8_t byte;
+        enum kdmp_status status;
+
+        kdmp_test_fail_alloc(nth);
+        status = kdmp_overlay_open(kdmp_get_source(dump), &overlay);
+        if (status == KDMP_OK)
+            status = kdmp_tlb_open(16, overlay, &tlb);
+        if (status == KDMP_OK)
+            status = use_overlay(dump, overlay, tlb);
+        failed = kdmp_test_alloc_failed();
+        kdmp_test_fail_alloc(-1);
+        /* A cache that finds no memory does without. */
+        CHECK(status == KDMP_OK || (failed && status == KDMP_E_NOMEM));
+        if (tlb != NULL) {
+            kdmp_overlay_reset(overlay);
+            CHECK_EQ(kdmp_overlay_count(overlay), 0);
+            space.source = kdmp_overlay_source(overlay);
+            CHECK_EQ(kdmp_read(&space, 0x6123, &byte, 1, &done, NULL), KDMP_OK);
+            CHECK_EQ(byte, mini_byte(8, 0x123));
+            CHECK_EQ(use_overlay(dump, overlay, tlb), KDMP_OK);
+        }
+        kdmp_tlb_close(tlb);
+        kdmp_overlay_close(overlay);
+    }
+    CHECK(nth > 20);
+    kdmp_close(dump);
+}
+
 int
 main(void)
 {
@@ -154,6 +228,7 @@ main(void)
             fail_enumeration((enum way)way, &input);
         }
         fail_pagefile(&input);
+        fail_in_overlays(&input);
     }
     close(input.fd);
     unlink(path);

@@ -1,6 +1,7 @@
 /*
  * test_threads.c: several threads use one dump at once, by pointer and by
- * stream.  ThreadSanitizer watches (tools/check.sh tsan).
+ * stream, while half of them write to overlays over it, each to its own.
+ * ThreadSanitizer watches (tools/check.sh tsan).
  *
  * SPDX-License-Identifier: MIT
  */
@@ -17,6 +18,7 @@ struct job {
     const struct kdmp_dump *dump;
     pthread_barrier_t *barrier;
     unsigned seed;
+    int writes;
     unsigned failures; /* of this thread alone */
 };
 
@@ -47,15 +49,63 @@ use_dump(struct job *job, unsigned round)
     job->failures += kdmp_count_frames(job->dump, 0, 6) != 5;
 }
 
+/* Write, map another frame, and go back. */
+static void
+use_overlay(struct job *job, struct kdmp_overlay *overlay, struct kdmp_tlb *tlb,
+            unsigned round)
+{
+    struct kdmp_space space = mini_space(job->dump, KDMP_PAGING_X64), tables;
+    uint64_t done, snapshot = 0, frames, offset = round * 37 % 0xf00;
+    uint8_t buffer[8], data[8];
+
+    memset(data, (int)(round + job->seed), sizeof(data));
+    space.source = kdmp_overlay_source(overlay);
+    tables = space;
+    tables.paging = KDMP_PAGING_PHYSICAL;
+    space.tlb = tlb;
+    job->failures += kdmp_overlay_snapshot(overlay, &snapshot) != KDMP_OK;
+    job->failures += kdmp_overlay_write(overlay, &space, 0x6000 + offset, data,
+                                        sizeof(data), &done, NULL)
+                     != KDMP_OK;
+    job->failures +=
+        kdmp_read(&space, 0x6000 + offset, buffer, 8, &done, NULL) != KDMP_OK
+        || memcmp(buffer, data, 8) != 0;
+    store_le(buffer, 0x5000 | 3, 8);
+    job->failures +=
+        kdmp_overlay_write(overlay, &tables, 0x4030, buffer, 8, &done, NULL)
+        != KDMP_OK;
+    job->failures +=
+        kdmp_read(&space, 0x6000 + offset, buffer, 1, &done, NULL) != KDMP_OK
+        || buffer[0] != mini_byte(5, offset);
+    job->failures += kdmp_overlay_restore(overlay, snapshot, &frames) != KDMP_OK
+                     || frames != 2;
+    job->failures += kdmp_overlay_drop(overlay, snapshot) != KDMP_OK;
+    job->failures +=
+        kdmp_read(&space, 0x6000 + offset, buffer, 1, &done, NULL) != KDMP_OK
+        || buffer[0] != mini_byte(8, offset);
+}
+
 static void *
 worker(void *argument)
 {
     struct job *job = argument;
+    struct kdmp_overlay *overlay = NULL;
+    struct kdmp_tlb *tlb = NULL;
     unsigned round;
 
+    if (job->writes) {
+        job->failures +=
+            kdmp_overlay_open(kdmp_get_source(job->dump), &overlay) != KDMP_OK
+            || kdmp_tlb_open(16, overlay, &tlb) != KDMP_OK;
+    }
     pthread_barrier_wait(job->barrier);
-    for (round = 0; round < ROUNDS; round++)
+    for (round = 0; round < ROUNDS; round++) {
         use_dump(job, round + job->seed);
+        if (job->writes)
+            use_overlay(job, overlay, tlb, round);
+    }
+    kdmp_tlb_close(tlb);
+    kdmp_overlay_close(overlay);
     return NULL;
 }
 
@@ -69,7 +119,7 @@ run_threads(const struct kdmp_dump *dump)
 
     CHECK_EQ(pthread_barrier_init(&barrier, NULL, THREADS), 0);
     for (i = 0; i < THREADS; i++) {
-        struct job job = {dump, &barrier, i * 1000, 0};
+        struct job job = {dump, &barrier, i * 1000, i % 2 != 0, 0};
 
         jobs[i] = job;
         CHECK_EQ(pthread_create(&threads[i], NULL, worker, &jobs[i]), 0);
