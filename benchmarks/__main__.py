@@ -14,7 +14,8 @@ from benchmarks import report
 from benchmarks.harness import Options, Row
 
 ROOT = Path(__file__).parents[1]
-GROUPS = ("open", "translate", "read", "pages", "mappings", "core", "windows")  # bench_<name>.py
+# bench_<name>.py
+GROUPS = ("open", "translate", "read", "pages", "mappings", "core", "windows", "overlay", "monitor", "series")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -39,16 +39,21 @@ from kdmp._kdmp import (
     build_info,
 )
 from kdmp.dump import Dump, PageFiles, Progress, Symbols
-from kdmp.reader import Reader
+from kdmp.reader import CacheInfo, Reader
 from kdmp.records import DumpAttributes, DumpKind
 
 if TYPE_CHECKING:
     from kdmp.bugcheck import BugCheck, BugCheckParameter
     from kdmp.context import Context, ExceptionRecord
     from kdmp.explain import Explanation
+    from kdmp.faults import Fault, FaultCollector
+    from kdmp.monitor import PageTableMonitor
+    from kdmp.overlay import Change, Overlay
     from kdmp.protection import protection_name, protection_rights
     from kdmp.pte import PteRow, PteView
+    from kdmp.series import SeriesError, SnapshotSeries
     from kdmp.triage_writer import write_triage
+    from kdmp.watches import Watch
     from kdmp.writer import DumpWriter, write_dump
 
 __version__: str = build_info()["version"]
@@ -59,6 +64,8 @@ __all__ = [
     "BadEntryError",
     "BugCheck",
     "BugCheckParameter",
+    "CacheInfo",
+    "Change",
     "Context",
     "Dump",
     "DumpAttributes",
@@ -66,13 +73,17 @@ __all__ = [
     "DumpWriter",
     "ExceptionRecord",
     "Explanation",
+    "Fault",
+    "FaultCollector",
     "FormatError",
     "Gap",
     "KdmpError",
     "NonCanonicalError",
     "NotInDumpError",
     "NotPresentError",
+    "Overlay",
     "PageTableEntry",
+    "PageTableMonitor",
     "Pages",
     "PartialReadError",
     "PteRow",
@@ -80,12 +91,15 @@ __all__ = [
     "Reader",
     "RootNotPresentError",
     "Run",
+    "SeriesError",
+    "SnapshotSeries",
     "Translation",
     "TranslationError",
     "TruncatedError",
     "UnreadableError",
     "UnsupportedDumpError",
     "VaRange",
+    "Watch",
     "WrongFileError",
     "__version__",
     "open",
@@ -103,12 +117,20 @@ __all__ = [
 _LATER = {
     "BugCheck": "kdmp.bugcheck",
     "BugCheckParameter": "kdmp.bugcheck",
+    "Change": "kdmp.overlay",
     "Context": "kdmp.context",
     "DumpWriter": "kdmp.writer",
     "ExceptionRecord": "kdmp.context",
     "Explanation": "kdmp.explain",
+    "Fault": "kdmp.faults",
+    "FaultCollector": "kdmp.faults",
+    "Overlay": "kdmp.overlay",
+    "PageTableMonitor": "kdmp.monitor",
     "PteRow": "kdmp.pte",
     "PteView": "kdmp.pte",
+    "SeriesError": "kdmp.series",
+    "SnapshotSeries": "kdmp.series",
+    "Watch": "kdmp.watches",
     "protection_name": "kdmp.protection",
     "protection_rights": "kdmp.protection",
     "write_dump": "kdmp.writer",

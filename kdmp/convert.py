@@ -11,12 +11,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from kdmp._headers import LAYOUT64, layout_for
-from kdmp._kdmp import KdmpError, UnreadableError, UnsupportedDumpError
+from kdmp._kdmp import KdmpError, TruncatedError, UnreadableError, UnsupportedDumpError
+from kdmp.faults import uncollected
 from kdmp.records import DumpKind
 from kdmp.writer import DumpWriter
 
 if TYPE_CHECKING:
     from kdmp.dump import Dump
+    from kdmp.overlay import Overlay
 
 __all__ = ["KINDS", "RAW", "ConversionReport", "LeftOut", "convert"]
 
@@ -67,6 +69,8 @@ def convert(
     target: str | os.PathLike[str] | BinaryIO,
     kind: int | str,
     progress: Callable[[int, int], None] | None = None,
+    *,
+    overlay: "Overlay | None" = None,
 ) -> ConversionReport:
     """Write the pages and the header facts of `dump` as a dump of another (or the same) kind.
 
@@ -84,6 +88,8 @@ def convert(
     header gets what is known: the machine, the page-table root (given, or found by trial), on x86
     whether it is PAE.
 
+    With an `overlay` over the dump the pages are those that it shows.
+
     Pages that a truncated dump has lost are left out, and so is frame 0 in kinds 8, 9 and 0xA,
     which cannot hold it; the report says so. The pages are copied as they are, whatever the new
     kind's name promises: a kernel dump does not become complete.
@@ -97,14 +103,15 @@ def convert(
         raise UnsupportedDumpError(
             "a triage dump holds virtual ranges, not physical pages: there is nothing to convert"
         )
-    runs, left_out = _choose_runs(dump, wanted)
+    memory = Memory(dump, overlay)
+    runs, left_out = _choose_runs(memory, wanted)
     if not isinstance(target, (str, os.PathLike)):
-        return _write(dump, target, wanted, runs, left_out, progress)
+        return _write(memory, target, wanted, runs, left_out, progress)
     path = os.fspath(target)
     part = f"{path}.{os.getpid()}.part"
     try:
         with open(part, "xb", buffering=0) as file:
-            report = _write(dump, file, wanted, runs, left_out, progress)
+            report = _write(memory, file, wanted, runs, left_out, progress)
         os.replace(part, path)
     except FileExistsError:
         raise
@@ -125,12 +132,51 @@ def _kind(kind: int | str) -> DumpKind | str:
     return DumpKind(kind)
 
 
-def _choose_runs(dump: "Dump", kind: DumpKind | str) -> tuple[list[tuple[int, int]], tuple[LeftOut, ...]]:
+class Memory:
+    """What is written: the frames of a dump, or what an overlay makes of them."""
+
+    def __init__(self, dump: "Dump", overlay: "Overlay | None") -> None:
+        self.dump, self.overlay = dump, overlay
+        self.phys = dump.phys if overlay is None else overlay.phys
+
+    def runs(self) -> Iterator[tuple[int, int]]:
+        """The frames as ascending (pfn, count) that do not touch."""
+        return _merged(self.dump) if self.overlay is None else self.overlay.runs()
+
+    def lost(self) -> int:
+        """How many frames the file should have, and has not."""
+        if self.overlay is None or not self.dump.truncated:
+            return self.dump.truncated
+        made_up = [pfn for pfn, _, synthetic in self.overlay.frames() if synthetic]
+        return self.dump.truncated - sum(_is_cut(self.dump, pfn) for pfn in made_up)
+
+
+@uncollected
+def _is_cut(dump: "Dump", pfn: int) -> bool:
+    try:
+        dump.phys.read_u8(pfn * _PAGE)
+    except TruncatedError:
+        return True
+    except UnreadableError:
+        return False
+    return False
+
+
+def own_kind(dump: "Dump") -> DumpKind | str:
+    """The kind to write a dump as when it is to stay what it is, or as near to it as can be written."""
+    if dump.layout == "raw":
+        return RAW
+    kind = dump.kind
+    return kind if isinstance(kind, DumpKind) and kind in KINDS.values() else DumpKind.BITMAP_KERNEL
+
+
+def _choose_runs(memory: Memory, kind: DumpKind | str) -> tuple[list[tuple[int, int]], tuple[LeftOut, ...]]:
     """The frames to write, as sorted (pfn, count) runs that do not touch, and what is missing."""
     left_out = []
-    if dump.truncated:
-        left_out.append(LeftOut(dump.truncated, "beyond the end of the file, which is cut short"))
-    runs = list(_merged(dump))
+    dump, lost = memory.dump, memory.lost()
+    if lost:
+        left_out.append(LeftOut(lost, "beyond the end of the file, which is cut short"))
+    runs = list(memory.runs())
     if kind in _RANGES and runs and runs[0][0] == 0:
         left_out.append(LeftOut(1, "a dump of kind 8, 9 or 0xA cannot hold frame 0"))
         runs[0] = (1, runs[0][1] - 1)
@@ -162,19 +208,20 @@ def _merged(dump: "Dump") -> Iterator[tuple[int, int]]:
 
 
 def _write(
-    dump: "Dump",
+    memory: Memory,
     file: BinaryIO | io.FileIO,
     kind: DumpKind | str,
     runs: list[tuple[int, int]],
     left_out: tuple[LeftOut, ...],
     progress: Callable[[int, int], None] | None,
 ) -> ConversionReport:
+    dump = memory.dump
     total = sum(count for _, count in runs)
     if kind == RAW:
         size = (runs[-1][0] + runs[-1][1]) * _PAGE
         start = file.tell()
         file.truncate(start)
-        for pfn, data in _chunks(dump, runs, total, progress):
+        for pfn, data in _chunks(memory, runs, total, progress):
             file.seek(start + pfn * _PAGE)
             _write_all(file, data)
         file.flush()
@@ -192,7 +239,7 @@ def _write(
     except ValueError as error:
         raise UnsupportedDumpError(f"this dump cannot be written as kind {kind:#x}: {error}") from error
     with writer:
-        for pfn, data in _chunks(dump, runs, total, progress):
+        for pfn, data in _chunks(memory, runs, total, progress):
             writer.write(pfn, data)
     return ConversionReport(kind, total, writer.size, left_out)
 
@@ -218,7 +265,7 @@ def _write_all(file: BinaryIO | io.FileIO, data: memoryview) -> None:
 
 
 def _chunks(
-    dump: "Dump",
+    memory: Memory,
     runs: list[tuple[int, int]],
     total: int,
     progress: Callable[[int, int], None] | None,
@@ -232,16 +279,17 @@ def _chunks(
         for pfn in range(first, first + count, _CHUNK_PAGES):
             pages = min(_CHUNK_PAGES, first + count - pfn)
             part = buffer[: pages * _PAGE]
-            _read(dump, pfn, part)
+            _read(memory, pfn, part)
             yield pfn, part
             done += pages
             if progress is not None:
                 progress(done, total)
 
 
-def _read(dump: "Dump", pfn: int, into: memoryview) -> None:
+@uncollected
+def _read(memory: Memory, pfn: int, into: memoryview) -> None:
     address = pfn * _PAGE
-    got = dump.phys.read_into(address, into)
+    got = memory.phys.read_into(address, into)
     if got < len(into):  # only when the file changes under a reader that does not map it
-        dump.phys.read_exact(address + got, len(into) - got)
+        memory.phys.read_exact(address + got, len(into) - got)
         raise UnreadableError(f"{len(into) - got} bytes at {address + got:#x} could not be read")

@@ -4,34 +4,40 @@ SPDX-License-Identifier: MIT
 """
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
 from operator import index
-from typing import TYPE_CHECKING, Any, Literal, SupportsIndex
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, SupportsIndex
+from weakref import WeakSet
 
 from kdmp._kdmp import (
     DumpBase,
     FormatError,
+    OverlayBase,
     RootNotPresentError,
     UnsupportedDumpError,
     VaRange,
     WrongFileError,
 )
-from kdmp.reader import Reader
+from kdmp.faults import FaultCollector, uncollected
+from kdmp.reader import CacheInfo, Reader
 from kdmp.records import DumpAttributes, DumpKind
 
 if TYPE_CHECKING:
     from kdmp.bugcheck import BugCheck
     from kdmp.context import Context, ExceptionRecord
     from kdmp.doctor import Finding
+    from kdmp.faults import Ignored
     from kdmp.mmfacts import MmFacts
+    from kdmp.overlay import Overlay
     from kdmp.packed import Unpacked
     from kdmp.pfn import PfnDatabase, PfnEntry
     from kdmp.secondary import Blob
     from kdmp.symbols.layouts import Layout
     from kdmp.symbols.mmpte import PteLayout
     from kdmp.triage import Triage
+    from kdmp.views import Views
     from kdmp.windows.kernel import Kernel
     from kdmp.windows.session import Windows
 
@@ -76,6 +82,14 @@ def _places(symbols: Symbols | None) -> list[str] | None:
         return None
     places = [symbols] if isinstance(symbols, str | os.PathLike) else symbols
     return [os.fspath(place) for place in places]
+
+
+class DumpCaches(NamedTuple):
+    """The caches of a dump: `translations`, those of all its readers together, and `frames`, which is
+    none."""
+
+    translations: CacheInfo
+    frames: CacheInfo
 
 
 def _unpack(source: Any, wrong: WrongFileError, progress: Progress | None) -> "Unpacked | None":
@@ -133,6 +147,7 @@ class Dump(DumpBase):
         self._symbols = _places(symbols)
         self._pagefiles = _pagefiles(pagefiles)
         self._roots: set[int] = set()
+        self._readers: WeakSet[Reader] = WeakSet()
         self._dtb = None if dtb is None else dtb.__index__()
         self._paging = paging
         self._raw = raw
@@ -416,6 +431,8 @@ class Dump(DumpBase):
         invalid_pte_mask: SupportsIndex | None = None,
         zero_fill: bool = False,
         discover: bool = True,
+        view: "SupportsIndex | str | OverlayBase | None" = None,
+        translation_cache: SupportsIndex = 8192,
     ) -> Reader:
         """Return a Reader for one address space.
 
@@ -427,6 +444,9 @@ class Dump(DumpBase):
 
         The first reader of a dump looks up which kernel this is, for the layout of its page table entries
         and the mask; with `discover=False` entries are taken to be as in current builds.
+
+        `view` is the overlay to read and write, or its number or name in `views`; without it the dump as it
+        is. Reads remember where `translation_cache` pages are, see `Reader.cache_info`; ValueError for 0.
 
         A triage dump has one space, made of the ranges it holds: `dtb` plays no part there.
 
@@ -442,6 +462,7 @@ class Dump(DumpBase):
             # The machine has one mode; without a root of its own the dump tells by the one given.
             own = dtb is None or self.dtb is not None or self._paging is not None
             paging = self.paging if own else self.choose_paging(root)[0]
+        overlay = self._overlay(view)
         facts = self._mm_facts if discover and paging != "physical" else None
         if invalid_pte_mask is None and facts is not None:
             invalid_pte_mask = facts.mask
@@ -453,10 +474,20 @@ class Dump(DumpBase):
             kernel_dtb=self.dtb if self.dtb is not None and self.dtb != root else 0,
             pte_format=facts.pte_format if facts is not None else None,
             zero_fill=zero_fill,
+            overlay=overlay,
+            translation_cache=translation_cache,
         )
+        self._readers.add(reader)
         if reader.dtb is not None and discover:
             self._remember_root(reader.dtb)
         return reader
+
+    def _overlay(self, view: "SupportsIndex | str | OverlayBase | None") -> OverlayBase | None:
+        """What a `view` argument means; KeyError if there is no such view."""
+        if view is None or isinstance(view, OverlayBase):
+            return view
+        found = self.views[view]
+        return found if isinstance(found, OverlayBase) else None
 
     def _remember_root(self, root: int) -> None:
         """Note a page-table root for `Reader.owners`; making a reader does it."""
@@ -467,9 +498,76 @@ class Dump(DumpBase):
         """The page-table roots that readers were made for, in ascending order."""
         return sorted(self._roots)
 
+    # ---- what is missing ----
+
+    def collect_faults(self, ignore: "Ignored | Iterable[Ignored]" = ()) -> FaultCollector:
+        """Return a context manager that collects what reads of this dump miss, instead of raising.
+
+        Inside its block the methods of readers that would raise an UnreadableError (any of its classes) give
+        None: `translate`, `read_exact`, numbers, strings, structures, `pte`. `read`, `read_into`,
+        `read_gaps`, the `try_` methods and strings with `strict=False` give what they always do. The
+        collector, a sequence of Fault, has each hole of the bytes asked for, up to 16 MiB behind the first;
+        of a string it has one.
+        `is_readable`, `is_resident`, `explain` and the pages that `pages` has leave no trace, writes still
+        raise, and so do all other errors: a closed dump, a wrong type, an address that is no address.
+
+        What `ignore` lists is not recorded, but still None: an int for its page of 4 KiB, a `range` of
+        addresses, an AccessContext for its page in that space, a Fault, or several, another collector, say.
+
+        It is about the code of the block: other threads are not affected, an asyncio task is if it is started
+        inside and until the block ends. If blocks are nested, the innermost of the dump gets the fault. A
+        reader whose `strict` is True is recorded, too, but raises.
+
+        Readers on overlays belong to their dump. Reads that succeed cost the same with a collector.
+        """
+        return FaultCollector(self, ignore)
+
+    # ---- views and caches ----
+
+    @cached_property
+    def views(self) -> "Views":
+        """The views of the dump by number and name: 0 is the dump as it is, the others are overlays."""
+        from kdmp.views import Views
+
+        return Views(self)
+
+    def overlay(self, name: str | None = None) -> "Overlay":
+        """Return a new Overlay: memory that can be written, over this dump, which never changes.
+
+        With a `name` it stays in `views` until it is destroyed, without as long as it is used. ValueError
+        if the name is taken, UnsupportedDumpError for triage and encrypted dumps.
+        """
+        from kdmp.overlay import Overlay
+
+        return Overlay(self, name)
+
+    def cache_info(self) -> DumpCaches:
+        """Return the figures of the caches.
+
+        `translations` adds up the translation caches of the readers that `reader` and `Reader.at` have made
+        and that are still used; each has its own, see `Reader.cache_info`. There is no cache of frames, and
+        `frames` says so: nothing is computed for one. Pages are used where they are, in the mapped file,
+        which the operating system caches, or in memory; packed dumps are unpacked when they are opened.
+        """
+        infos = [reader.cache_info() for reader in self._readers if reader.cache_enabled]
+        return DumpCaches(
+            CacheInfo(
+                sum(info.hits for info in infos), sum(info.misses for info in infos),
+                sum(info.size for info in infos), sum(info.capacity for info in infos), bool(infos),
+            ),
+            CacheInfo(0, 0, 0, 0, False),
+        )  # fmt: skip
+
+    def clear_caches(self) -> int:
+        """Have all readers forget where pages are; return how many pages that were.
+
+        There is never a need: a dump does not change, and writes through an overlay are noticed."""
+        return sum(reader.cache_flush() for reader in list(self._readers))
+
     # ---- the kernel and its structures ----
 
     @cached_property
+    @uncollected
     def kernel(self) -> "Kernel | None":
         """The kernel's image (base, size, PDB name, GUID, age) and how it was found; None if it was not."""
         from kdmp.windows.kernel import find_kernel
@@ -489,6 +587,7 @@ class Dump(DumpBase):
         return self._symbols
 
     @cached_property
+    @uncollected
     def structure_layout(self) -> "Layout | None":
         """The bundled offsets of Windows structures that fit the kernel best, None if there are none.
 
@@ -498,6 +597,7 @@ class Dump(DumpBase):
         return structure_layout(self)
 
     @cached_property
+    @uncollected
     def pte_layout(self) -> "PteLayout | None":
         """Where the fields of page table entries are, by the structure layout or by the rule for the build
         number, as `source` says; None if neither is known."""
@@ -506,6 +606,7 @@ class Dump(DumpBase):
         return pte_layout(self)
 
     @cached_property
+    @uncollected
     def _mm_facts(self) -> "MmFacts":
         from kdmp.mmfacts import mm_facts
 
@@ -526,6 +627,7 @@ class Dump(DumpBase):
     # ---- the PFN database ----
 
     @cached_property
+    @uncollected
     def pfns(self) -> "PfnDatabase":
         """The PFN database: what Windows remembers about each frame of RAM; counts and arrays over all.
 
@@ -563,6 +665,7 @@ class Dump(DumpBase):
         return blobs(self, self.figures["data_end"])
 
     @property
+    @uncollected
     def findings(self) -> "list[Finding]":
         """What is wrong or odd about this dump, worst first (`kdmp.doctor`); examined anew each time."""
         from kdmp import doctor

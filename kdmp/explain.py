@@ -11,6 +11,7 @@ from kdmp._kdmp import (
     BadEntryError,
     NonCanonicalError,
     NotInDumpError,
+    Run,
     Translation,
     TranslationError,
     TruncatedError,
@@ -122,7 +123,7 @@ def _page(reader: "Reader", va: int, walk: Translation) -> Explanation:
         "entry": walk.entries[-1].value if walk.entries else None, "prototype": walk.prototype,
         **_protection(walk.protection),
     }  # fmt: skip
-    run = next(iter(reader.dump.pages[walk.pfn : walk.pfn + 1].runs()), None)
+    run, changed = _place(reader, walk)
     if walk.state == "none":
         what = "physical memory"
     elif walk.state == "transition":
@@ -136,6 +137,11 @@ def _page(reader: "Reader", va: int, walk: Translation) -> Explanation:
         sentence = f"{where} is readable from frame {walk.pfn:#x} at file offset {offset:#x}"
         sentence += f"; it is {what}." if what else "."
         facts |= {"file_offset": offset, "in_dump": True}
+        return Explanation(va, sentence, "readable", True, walk.state, reader.paging, **facts)
+    if changed:
+        sentence = f"{where} is readable from frame {walk.pfn:#x} of view {reader.view}, {changed}"
+        sentence += f"; it is {what}." if what else "."
+        facts |= {"in_dump": walk.pfn in reader.dump.pages}
         return Explanation(va, sentence, "readable", True, walk.state, reader.paging, **facts)
     cut = _is_truncated(reader, walk.pa)
     what = what or "valid"
@@ -152,12 +158,23 @@ def _page(reader: "Reader", va: int, walk: Translation) -> Explanation:
     )
 
 
+def _place(reader: "Reader", walk: Translation) -> tuple[Run | None, str]:
+    """Where the file has the frame, None if it does not; or what the overlay has made of it."""
+    known = reader.overlay.frame(walk.pfn) if reader.overlay is not None else None
+    if known is None:
+        return next(iter(reader.dump.pages[walk.pfn : walk.pfn + 1].runs()), None), ""
+    _, target, made_up = known
+    if target is not None:
+        return None, f"which shows frame {target:#x}"
+    return None, "which was made up" if made_up else "which has been written"
+
+
 _KIND_HINT = "this kind of dump left the page out; a full dump has it"
 
 
 def _is_truncated(reader: "Reader", pa: int) -> bool:
     try:
-        reader.owner.phys.read_u8(pa)
+        reader.physical.read_u8(pa)
     except TruncatedError:
         return True
     except UnreadableError:

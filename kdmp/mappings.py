@@ -8,7 +8,7 @@ from operator import index
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, SupportsIndex
 
 if TYPE_CHECKING:
-    from kdmp.dump import Dump
+    from kdmp.reader import Reader
 
 STATES = (
     "none", "valid", "transition", "prototype", "zero", "demand_zero", "pagefile", "table", "bad",
@@ -76,14 +76,15 @@ def as_array(data: bytes, states: frozenset[str] | None) -> Any:
     return ranges[numpy.isin(ranges["state"], [STATES.index(state) for state in states])]
 
 
-def owners(dump: "Dump", pfn: int, roots: Iterable[SupportsIndex] | None) -> list[Owner]:
-    """Return the places where a frame is mapped; see `Reader.owners`."""
+def owners(view: "Reader", pfn: int, roots: Iterable[SupportsIndex] | None) -> list[Owner]:
+    """Return the places where a frame is mapped in the view of a reader; see `Reader.owners`."""
+    dump = view.owner
     if roots is None:
         roots = dump.roots or [dump.reader().dtb or 0]
     found, seen = [], set()
     for root in roots:
         plain = index(root)
-        reader = dump.reader(plain)
+        reader = dump.reader(plain, view=view.overlay)
         for place in reader.find_frame(pfn):
             if place.pa is None:
                 continue

@@ -263,6 +263,7 @@ class PfnDatabase:
     def __init__(self, dump: "Dump") -> None:
         self._dump = dump
         self._reader: Reader = dump.reader(discover=False)
+        self._reader.strict = True
         mode = self._reader.paging if self._reader.paging in _TABLES else dump.arch
         if mode not in _TABLES:
             raise UnsupportedDumpError(f"the PFN database of {dump.arch} is not known")

@@ -315,7 +315,7 @@ def self_map_slot(reader: "Reader") -> int | None:
         return None
     mask = 0x0000_FFFF_FFFF_F000 if reader.paging == "arm64" else 0x000F_FFFF_FFFF_F000
     root = reader.dtb & mask
-    table = reader.owner.phys.read(root, 0x1000)
+    table = reader.physical.read(root, 0x1000)
     for slot in range(256, len(table) // 8):
         entry = int.from_bytes(table[8 * slot : 8 * slot + 8], "little")
         if entry & 1 and entry & mask == root:

@@ -6,14 +6,16 @@ SPDX-License-Identifier: MIT
 import struct
 from collections.abc import Iterable, Iterator
 from operator import index
-from typing import TYPE_CHECKING, Any, Literal, SupportsIndex, TypeVar, cast, overload
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, SupportsIndex, TypeVar, cast, overload
 
-from kdmp._kdmp import AccessContext, Mapping, ReaderBase
+from kdmp._kdmp import AccessContext, Mapping, NonCanonicalError, ReaderBase
+from kdmp.faults import uncollected
 
 if TYPE_CHECKING:
     from kdmp._kdmp import Address
     from kdmp.dump import Dump
     from kdmp.explain import Explanation
+    from kdmp.many import Gathered, ReadMany, TranslateMany
     from kdmp.mappings import Owner
     from kdmp.pte import PteView
     from kdmp.symbols.mmpte import PteLayout
@@ -22,26 +24,43 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
+class CacheInfo(NamedTuple):
+    """A cache: how often it had the answer (`hits`) and not (`misses`), the pages it knows (`size`), how
+    many it can know (`capacity`), and whether it is `enabled`."""
+
+    hits: int
+    misses: int
+    size: int
+    capacity: int
+    enabled: bool
+
+
 class Reader(ReaderBase):
     """One address space of a dump. Get it from `Dump.phys`, `Dump.reader()` or `Reader.at()`.
 
     Wherever an address is taken, an AccessContext may stand in: a physical one is read from physical memory,
     a virtual one through its own root if it has one, else through this reader's.
 
-    A reader keeps no state that changes (but for `string_limit`) and may be shared by threads.
+    A reader belongs to one view, the dump as it is or one overlay (`view`, `overlay`), and may be shared by
+    threads. But for `string_limit` and `strict` it keeps no state that changes answers: reads by plain
+    address remember where pages are (`cache_info`, `cache_flush`, `cache_resize`, `cache_enabled`), and
+    forget it when a page table is written through the overlay.
     """
 
     def __repr__(self) -> str:
-        if self.dtb is None:
-            return f"<kdmp.Reader {self.paging}>"
-        return f"<kdmp.Reader {self.paging} dtb={self.dtb:#x}>"
+        root = f" dtb={self.dtb:#x}" if self.dtb is not None else ""
+        view = f" view={self.view}" if self.overlay is not None else ""
+        return f"<kdmp.Reader {self.paging}{root}{view}>"
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _rebuild, (type(self), self.dump, self._arguments())
 
     def _arguments(self) -> dict[str, Any]:
         """Keyword arguments that make a reader like this one."""
+        capacity = self.cache_figures[3]
         return {
+            "overlay": self.overlay,
+            **({"translation_cache": capacity} if capacity else {}),
             "paging": self.paging,
             "dtb": self.dtb or 0,
             "invalid_pte_mask": self.invalid_pte_mask,
@@ -61,7 +80,41 @@ class Reader(ReaderBase):
         reader = type(self)(self.dump, **{**self._arguments(), "dtb": dtb})
         if reader.dtb is not None:
             self.owner._remember_root(reader.dtb)
+            self.owner._readers.add(reader)
+            reader.cache_enabled = self.cache_enabled
+        reader.strict = self.strict
         return reader
+
+    # ---- views and caches ----
+
+    @property
+    def view(self) -> int:
+        """The number of the view that is read, as in `Dump.views`: 0 is the dump as it is."""
+        return getattr(self.overlay, "view", 0)
+
+    @property
+    def physical(self) -> "Reader":
+        """The physical memory of the same view."""
+        if self.paging == "physical":
+            return self
+        if self.strict:
+            reader = Reader(self.dump, paging="physical", overlay=self.overlay)
+            reader.strict = True
+            return reader
+        if self.overlay is None:
+            return self.owner.phys
+        known: Reader | None = getattr(self.overlay, "phys", None)
+        return known or Reader(self.dump, paging="physical", overlay=self.overlay)
+
+    def cache_info(self) -> CacheInfo:
+        """Return the figures of the translation cache: hits and misses, pages known, capacity, enabled.
+
+        It has one entry per 4 KiB page, whatever the page size, and belongs to this reader alone: one address
+        space of one view. Reads by plain address use it; AccessContexts, large reads and `translate` do not.
+        Physical and triage readers have none (capacity 0), builds of Python without a GIL and overlays over
+        a file object do not use theirs.
+        """
+        return CacheInfo(*self.cache_figures, self.cache_enabled)
 
     # ---- page table entries ----
 
@@ -75,20 +128,29 @@ class Reader(ReaderBase):
         """Return the chain of page table entries behind an address; `str()` shows it as WinDbg's `!pte`.
 
         A walk that ends early is no error: the view has what there was. Raises NonCanonicalError, and
-        UnsupportedDumpError for a reader without page tables.
+        UnsupportedDumpError for a reader without page tables. Where faults are collected, what ends the walk
+        is recorded; an address that is not canonical gives None then.
         """
         from kdmp.pte import pte_view
 
         reader, address = self._place(va)
-        return pte_view(reader, address)
+        try:
+            view = uncollected(pte_view)(reader, address)
+        except NonCanonicalError:
+            # Raises the same, or records it and gives None.
+            return cast("PteView", reader.translate(address))
+        if view.pa is None:
+            reader.try_translate(address)  # for a fault collector
+        return view
 
     def explain(self, va: "Address") -> "Explanation":
         """Return why an address can be read or cannot: a sentence and the facts behind it."""
         from kdmp.explain import explain
 
         reader, address = self._place(va)
-        return explain(reader, address)
+        return uncollected(explain)(reader, address)
 
+    @uncollected
     def is_resident(self, va: "Address") -> bool:
         """Return whether the page at an address was in memory and is in the dump.
 
@@ -99,15 +161,58 @@ class Reader(ReaderBase):
         if reader.paging == "triage":
             return reader.is_readable(address)
         walk = reader.try_translate(address)
-        return walk is not None and walk.pfn in self.dump.pages
+        return walk is not None and reader.physical.is_readable(walk.pa)
 
     def _place(self, va: "Address") -> "tuple[Reader, int]":
         """The reader and the plain address that `va` means."""
         if not isinstance(va, AccessContext):
             return self, index(va)
         if va.physical:
-            return self.owner.phys, va.address
+            return self.physical, va.address
         return (self if va.dtb is None else self.at(va.dtb)), va.address
+
+    # ---- many at once ----
+
+    def translate_many(self, addresses: Any, *, threads: int = 1) -> "TranslateMany":
+        """Translate many addresses: `pa` (2**64 - 1 without one) and `status` of each (kdmp.many.Status).
+
+        `addresses` is a buffer of unsigned 64-bit numbers (numpy array, `array`, memoryview) or an iterable
+        of int. The results are numpy arrays, memoryviews without numpy. Nothing is raised for what is not
+        there, nor told to a fault collector. With `threads` the work is shared out. Page tables alone
+        decide, as in `translate`.
+        """
+        from kdmp.many import translate_many
+
+        return translate_many(self, addresses, threads)
+
+    def read_many(self, addresses: Any, size: SupportsIndex, *, threads: int = 1) -> "ReadMany":
+        """Read `size` bytes at each of many addresses: `data`, a row each, and `status` of each.
+
+        Where bytes are missing the row has zeros from there on and its status is not 0. Arguments as of
+        `translate_many`.
+        """
+        from kdmp.many import read_many
+
+        return read_many(self, addresses, index(size), threads)
+
+    def read_u64_many(self, addresses: Any, *, threads: int = 1) -> "Gathered":
+        """Read an unsigned 64-bit number at each of many addresses: `values` and `status` of each.
+
+        Arguments as of `translate_many`.
+        """
+        from kdmp.many import read_u64_many
+
+        return read_u64_many(self, addresses, threads)
+
+    def gather(self, struct: str, path: str, addresses: Any, *, threads: int = 1) -> "Gathered":
+        """Read one field of many structures of Windows: `values` and `status` of each.
+
+        `struct` and `path` are as in `kdmp dt` ("_EPROCESS", "Pcb.DirectoryTableBase"); bit fields are
+        extracted. What is no number comes as rows of bytes. Raises SymbolError for what is not known.
+        """
+        from kdmp.many import gather
+
+        return gather(self, struct, path, addresses, threads)
 
     # ---- what is mapped ----
 
@@ -159,7 +264,7 @@ class Reader(ReaderBase):
         """
         from kdmp.mappings import owners
 
-        return owners(self.owner, index(pfn), roots)
+        return owners(self, index(pfn), roots)
 
     # ---- structures ----
 
@@ -213,6 +318,17 @@ class Reader(ReaderBase):
             raise ValueError(f"{path!r} names a structure, not a field")
         reader, address = self._place(va)
         return reader.owner.windows.object(name, address, reader)[field]
+
+    def write_struct(self, va: "Address", value: Any, spec: Any = None) -> None:
+        """Write a structure through the overlay, whole or not at all.
+
+        `value` is a ctypes instance, a numpy scalar or array, or a cffi structure; with `spec`, as
+        `read_struct` takes it, also what makes one: a tuple for a `struct` format, say. Raises as `write`
+        does, TypeError for what has no layout or that of the host, ValueError for numbers that do not fit.
+        """
+        from kdmp.packing import pack
+
+        self.write(va, pack(value, spec))
 
 
 def _rebuild(cls: type[Reader], dump: Any, arguments: dict[str, Any]) -> Reader:

@@ -34,8 +34,8 @@ T = TypeVar("T")
 class ExactReader(Protocol):
     """All that structures need of a `Reader`."""
 
-    def read_exact(self, va: "Address", size: SupportsIndex, /) -> bytes:
-        """Return exactly `size` bytes or raise."""
+    def read_exact(self, va: "Address", size: SupportsIndex, /) -> bytes | None:
+        """Return exactly `size` bytes or raise; None where faults are collected."""
 
 
 @overload
@@ -60,10 +60,12 @@ def read_struct(reader: ExactReader, address: "Address", spec: Any) -> Any:
       or the Python value of a primitive or enum. `kdmp.wintypes.ffi()` has the Windows types.
 
     Raises `TypeError` for a type that has no size or whose size depends on the host, `ValueError` for a
-    malformed format, and what `Reader.read_exact` raises where memory is missing.
+    malformed format, and what `Reader.read_exact` raises where memory is missing; None where faults are
+    collected instead (`Dump.collect_faults`).
     """
     layout = _layout(spec)
-    return layout.one(reader.read_exact(address, layout.size))
+    data = reader.read_exact(address, layout.size)
+    return None if data is None else layout.one(data)
 
 
 def read_structs(reader: ExactReader, address: "Address", spec: Any, count: SupportsIndex) -> Any:
@@ -76,7 +78,8 @@ def read_structs(reader: ExactReader, address: "Address", spec: Any, count: Supp
     if n < 0:
         raise ValueError(f"count must not be negative, got {n}")
     layout = _layout(spec)
-    return layout.many(reader.read_exact(address, layout.size * n) if n else b"")
+    data = reader.read_exact(address, layout.size * n) if n else b""
+    return None if data is None else layout.many(data)
 
 
 def size_of(spec: Any) -> int:

@@ -109,7 +109,9 @@ class Triage:
 
     @property
     def _reader(self) -> "Reader":
-        return self._dump.reader()
+        reader = self._dump.reader()
+        reader.strict = True
+        return reader
 
     def _bytes(self, offset: int, size: int) -> bytes:
         """Return `size` bytes of the file, b"" if they are not all there or the offset is 0."""

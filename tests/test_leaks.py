@@ -22,7 +22,7 @@ from conftest import KERNEL_VA, small_machine
 from dumpbuilder import PAGE, Memory
 
 import kdmp
-from kdmp._kdmp import ReaderBase
+from kdmp._kdmp import OverlayBase, ReaderBase
 
 ROUNDS = 150
 PTE_FORMAT = (0xF_FFFF_FFFF_F000, 4, 5, 5, 3, 16, 0, 12, 32)
@@ -75,6 +75,10 @@ class World:
         self.text.write_bytes(b"no dump at all" * 1000)
         self.dump = kdmp.Dump(self.path)
         self.streamed = kdmp.Dump(io.BytesIO(self.image))
+        changed = bytearray(self.image)
+        changed[-PAGE] ^= 1
+        self.other = kdmp.Dump(bytes(changed))
+        self.series = kdmp.SnapshotSeries([self.dump, self.other], threads=1)
         self.reader = self.dump.reader(dtb=0x1000, paging="x64")
         self.translation = self.reader.translate(KERNEL_VA)
         self.context = kdmp.AccessContext(KERNEL_VA, 0x1000)
@@ -90,6 +94,9 @@ class World:
         self.raw_path = folder / "memory.raw"
         self.raw_path.write_bytes(self.raw_image)
         self.raw = kdmp.open_raw(self.raw_path, arch="x86")
+        self.overlay = self.dump.overlay("kept")
+        self.over = self.overlay.reader(dtb=0x1000, paging="x64")
+        self.snapshot = self.overlay.snapshot()
 
 
 @pytest.fixture(scope="module")
@@ -99,7 +106,7 @@ def world(tmp_path_factory):
     gc.freeze()  # what is alive now stays so: collections look at new objects only
     yield world
     gc.unfreeze()
-    for dump in (world.dump, world.streamed, world.triage, world.raw):
+    for dump in (world.dump, world.streamed, world.other, world.triage, world.raw):
         dump.close()
 
 
@@ -149,6 +156,45 @@ def closed_triage(world):
     dump.va_ranges()
 
 
+class NoMonitor:
+    """A monitor of nothing."""
+
+    def state(self):
+        return {"addresses": []}
+
+    def advance(self):
+        return []
+
+
+def compare_series(series):
+    diff = series.diff()
+    assert len(diff.frames.changed) == 1
+    assert len(diff.frame(diff.frames.changed[0]).bytes) == 1
+    assert not (diff.processes or diff.threads or diff.modules)
+
+
+def collect(world):
+    reader = world.reader
+    with world.dump.collect_faults() as faults:
+        missed = [getattr(reader, name)(HOLE) for name in ("read_u8", "read_f64", "read_wstr", "translate")]
+        missed += [
+            reader.read_exact(SPLIT, 64),
+            reader.read_unicode_string(GONE),
+            reader.read_struct(HOLE, "<I"),
+        ]
+        assert not any(one is not None for one in missed)
+        reader.read(SPLIT, 64), reader.read_gaps(SPLIT, 0x3000), reader.try_translate(HOLE)
+        reader.read_into(SPLIT, world.target), reader.try_read_exact(GONE, 8), reader.pte(1 << 47)
+    assert len(pickle.loads(pickle.dumps(list(faults)))) == len(faults) > 3
+    faults.to_dict(), faults.pages, faults.addresses, str(faults)
+
+
+def collect_and_fail(world):
+    with raises(OverflowError), world.dump.collect_faults():
+        world.reader.read_u8(HOLE)
+        world.reader.read_u8(-1)
+
+
 def close_with_view(world):
     dump = kdmp.Dump(world.image)
     page = dump.pages[0x21]
@@ -156,6 +202,107 @@ def close_with_view(world):
         dump.close()
     page.release()
     dump.close()
+
+
+def use_overlay(world):
+    with world.dump.overlay("named") as ov:
+        reader = ov.reader(dtb=0x1000, paging="x64")
+        reader.write(KERNEL_VA, b"x" * 0x1800)
+        snapshot = ov.snapshot()
+        made = ov.create_frame()
+        ov.write_u64(made << 12, 5)
+        ov.remap(3, made)
+        watch = ov.watch(0x20000, 1, lambda *what: what)
+        ov.watch(KERNEL_VA, 1, lambda *what: what, reader)
+        ov.write_u8(0x20000, 1)
+        watch.remove()
+        list(ov.diff()), ov.frames(), list(ov.runs()), repr(ov), world.dump.views["named"]
+        ov.restore(snapshot)
+        ov.watch_frame(0x20), ov.write_u8(0x20000, 2), ov.take_dirty()
+
+
+def monitor(world):
+    with world.dump.overlay() as ov:
+        watch = kdmp.PageTableMonitor(ov)
+        watch.monitor(KERNEL_VA, 0x1000, tag="leaks", paging="x64")
+        watch.monitor(HOLE, 0x1000, paging="x64")
+        entry = world.reader.translate(KERNEL_VA).entries[-1]
+        ov.write_u64(kdmp.phys(entry.pa), 0)
+        assert len(watch.process()) == 1
+        assert watch.mark_dirty(entry.pa)
+        assert not watch.mark_dirty(0x5000_0000)
+        watch.status(KERNEL_VA, 0x1000, paging="x64"), watch.state(), len(watch), repr(watch)
+        watch.unmonitor(KERNEL_VA, 0x1000, paging="x64")
+        watch.unmonitor_by_force(HOLE, 0x1000, paging="x64")
+        with raises(kdmp.NonCanonicalError):
+            watch.monitor(1 << 47, 0x1000, paging="x64")
+        watch.monitor(KERNEL_VA, 0x1000, paging="x64")
+        watch.unmonitor_view(None)
+        watch.unmonitor_all()
+    later = kdmp.PageTableMonitor(world.dump)
+    later.monitor(KERNEL_VA, 0x1000, paging="x64")
+    assert later.advance(world.dump) == []
+
+
+def dropped_overlay(world):
+    ov = world.dump.overlay()
+    ov.write_u64(0x20000, 5)
+    ov.watch(0, None, lambda *what: what, ov.phys)  # with a cycle
+
+
+def failing_watch(world):
+    with world.dump.overlay() as ov:
+        for kind in (ValueError, KeyError):
+            ov.watch(0x20000, 8, lambda *what, kind=kind: raise_this(kind))
+        with raises(ValueError):
+            ov.write_u8(0x20000, 1)
+
+
+def raise_this(kind):
+    raise kind("from a callback")
+
+
+def closed_overlay(world):
+    dump = kdmp.Dump(world.image)
+    ov = dump.overlay()
+    reader = ov.phys
+    dump.close()
+    with raises(ValueError):
+        reader.write_u8(0x20000, 1)
+    with raises(ValueError):
+        ov.snapshot()
+
+
+def made_and_freed(world):
+    world.overlay.free_frame(world.overlay.create_frame())
+    with raises(ValueError):
+        world.overlay.create_frame(0x20)
+
+
+def remapped(world):
+    world.overlay.revert(0x20)
+    world.overlay.remap(0x20, 0x21)
+    assert world.overlay.remaps() and world.overlay.frame(0x20)
+    world.overlay.unmap(0x20)
+
+
+def snapshots(world):
+    world.overlay.write_u64(0x20000, 7)
+    world.overlay.restore(world.snapshot)
+    world.overlay.forget(world.overlay.snapshot())
+    with world.overlay.scratch() as ov:
+        ov.write_u64(0x20000, 7)
+
+
+def created_and_destroyed(world):
+    world.dump.views.destroy(world.dump.views.create("a view", lambda *what: what))
+
+
+def watched(world):
+    with world.dump.overlay() as ov:
+        watch = ov.watch(KERNEL_VA, 0x2000, lambda *what: what, ov.reader(0x1000, "x64"))
+        ov.watches_on(0x20), ov.watches, repr(watch)
+        watch.remove()
 
 
 def pickled(error):
@@ -190,6 +337,18 @@ def scalar(name):
         failing(lambda w: getattr(w.reader, name)("text")),
         failing(lambda w: getattr(w.reader, name)(-1)),
         failing(lambda w: getattr(w.reader, name)()),
+    ]
+
+
+def writing(owner, name):
+    """Success by number and by context, failures: no frame, too large, no number, no address."""
+    return [
+        lambda w: getattr(getattr(w, owner), name)(kdmp.virt(KERNEL_VA, 0x1000), 5),
+        lambda w: getattr(getattr(w, owner), name)(kdmp.phys(0x20FFF), 5),
+        failing(lambda w: getattr(getattr(w, owner), name)(kdmp.phys(0x99000), 5)),
+        failing(lambda w: getattr(getattr(w, owner), name)(kdmp.phys(0x20000), 1 << 80)),
+        failing(lambda w: getattr(getattr(w, owner), name)(kdmp.phys(0x20000), "text")),
+        failing(lambda w: getattr(getattr(w, owner), name)("text", 5)),
     ]
 
 
@@ -241,6 +400,12 @@ CASES = {
         lambda w: w.triage.triage_header,
         use_triage,
     ],
+    "Dump.collect_faults": [
+        collect,
+        lambda w: w.dump.collect_faults([HOLE, range(5), w.context]),
+        failing(lambda w: w.dump.collect_faults(["text"])),
+        collect_and_fail,
+    ],
     "Dump.pfn": [
         failing(lambda w: w.dump.pfn(1), kdmp.KdmpError),
         failing(lambda w: w.triage.pfn(1), kdmp.KdmpError),
@@ -279,6 +444,92 @@ CASES = {
         failing(lambda w: kdmp.open_raw(w.path / "missing")),
         failing(lambda w: kdmp.open_raw(b"")),
     ],
+    "Dump.overlay": [
+        use_overlay,
+        dropped_overlay,
+        created_and_destroyed,
+        failing(lambda w: w.dump.overlay("kept")),
+        failing(lambda w: w.triage.overlay()),
+    ],
+    "Dump.cache_info": [lambda w: w.dump.cache_info()],
+    "Dump.clear_caches": [lambda w: (w.reader.read_u8(KERNEL_VA), w.dump.clear_caches())],
+    **{name: [collect] for name in ("Fault", "Fault.to_dict", "FaultCollector", "FaultCollector.to_dict")},
+    "PageTableMonitor": [monitor, failing(lambda w: kdmp.PageTableMonitor(5))],
+    **{
+        f"PageTableMonitor.{name}": [monitor]
+        for name in (
+            "advance mark_dirty monitor process state status unmonitor unmonitor_all unmonitor_by_force"
+            " unmonitor_view"
+        ).split()
+    },
+    "Overlay": [
+        lambda w: kdmp.Overlay(w.dump),
+        failing(lambda w: kdmp.Overlay(None), (AttributeError, TypeError)),
+        failing(lambda w: OverlayBase(None)),
+        lambda w: OverlayBase(w.dump).frames(),
+        failing(lambda w: OverlayBase.__new__(OverlayBase).frames()),
+        failing(lambda w: pickle.dumps(w.overlay)),
+        closed_overlay,
+    ],
+    "Overlay.reader": [
+        lambda w: w.overlay.reader(dtb=0x1000, paging="x64").read_u8(KERNEL_VA),
+        failing(lambda w: w.overlay.reader(paging="none")),
+    ],
+    "Overlay.write": [
+        lambda w: w.overlay.write(0x20000, b"data"),
+        lambda w: w.overlay.write(kdmp.virt(KERNEL_VA, 0x1000), b"data"),
+        failing(lambda w: w.overlay.write(0x99000, b"data")),
+        failing(lambda w: w.overlay.write(0x20000, "text")),
+    ],
+    **{f"Reader.write_u{bits}": writing("over", f"write_u{bits}") for bits in (8, 16, 32, 64)},
+    **{f"Overlay.write_u{bits}": writing("overlay", f"write_u{bits}") for bits in (8, 16, 32, 64)},
+    "Overlay.write_struct": [
+        lambda w: w.overlay.write_struct(0x20000, Pair(1, 2)),
+        lambda w: w.overlay.write_struct(0x20000, (1, 2), "<IH"),
+        failing(lambda w: w.overlay.write_struct(0x20000, (1, 2), "<I")),
+    ],
+    "Overlay.has_frame": [lambda w: (w.overlay.has_frame(0x20), w.overlay.has_frame(0x99))],
+    "Overlay.runs": [lambda w: list(w.overlay.runs())],
+    "Overlay.frames": [lambda w: w.overlay.frames()],
+    "Overlay.remaps": [remapped],
+    "Overlay.frame": [lambda w: w.overlay.frame(0x20), failing(lambda w: w.overlay.frame("text"))],
+    "Overlay.create": [failing(lambda w: w.overlay.create(0x20)), failing(lambda w: w.overlay.create(-1))],
+    "Overlay.create_frame": [made_and_freed],
+    "Overlay.free_frame": [made_and_freed, failing(lambda w: w.overlay.free_frame(0x21))],
+    "Overlay.remap": [
+        remapped,
+        failing(lambda w: w.overlay.remap(0x20)),
+        failing(lambda w: w.overlay.remap(2, 0x99)),
+        failing(lambda w: w.overlay.remap(2, 2)),
+    ],
+    "Overlay.unmap": [lambda w: w.overlay.unmap(0x20)],
+    "Overlay.diff": [lambda w: list(w.overlay.diff()), lambda w: next(w.overlay.diff(), None)],
+    "Overlay.revert_frame": [lambda w: w.overlay.revert_frame(0x20)],
+    "Overlay.revert": [lambda w: w.overlay.revert([0x20, 0x21]), failing(lambda w: w.overlay.revert("text"))],
+    "Overlay.snapshot": [snapshots],
+    "Overlay.restore": [snapshots, failing(lambda w: w.overlay.restore(10**9))],
+    "Overlay.forget": [
+        snapshots,
+        failing(lambda w: w.overlay.forget(10**9)),
+        failing(lambda w: w.overlay.forget(1, 2)),
+    ],
+    "Overlay.scratch": [snapshots],
+    "Overlay.reset": [use_overlay],
+    "Overlay.watch_frame": [
+        lambda w: (w.overlay.watch_frame(5), w.overlay.unwatch_frame(5)),
+        failing(lambda w: w.overlay.watch_frame(1 << 50)),
+    ],
+    "Overlay.unwatch_frame": [lambda w: w.overlay.unwatch_frame(5)],
+    "Overlay.take_dirty": [use_overlay],
+    "Overlay.watch": [failing_watch, watched, failing(lambda w: w.overlay.watch(0, 0, print))],
+    "Overlay.watches_on": [watched],
+    "Overlay.save_as": [
+        lambda w: w.overlay.save_as(io.BytesIO()),
+        lambda w: w.overlay.save_as(w.path.with_name("saved.dmp"), "bitmap"),
+        failing(lambda w: w.overlay.save_as(io.BytesIO(), "none")),
+    ],
+    "Watch": [watched],
+    "Watch.remove": [watched],
     "write_triage": [
         lambda w: small_triage(),
         lambda w: small_triage(w.path.with_name("again.dmp")),
@@ -387,6 +638,29 @@ CASES = {
         failing(lambda w: w.reader.read_struct(HOLE, Pair)),
         failing(lambda w: w.reader.read_struct(KERNEL_VA, 7)),
     ],
+    "Reader.translate_many": [
+        lambda w: w.reader.translate_many([KERNEL_VA, HOLE, GONE]),
+        failing(lambda w: w.reader.translate_many("text")),
+    ],
+    "Reader.read_many": [
+        lambda w: w.reader.read_many([KERNEL_VA, HOLE, GONE], 8),
+        failing(lambda w: w.reader.read_many([1], -1)),
+    ],
+    "Reader.read_u64_many": [lambda w: w.reader.read_u64_many([KERNEL_VA, HOLE])],
+    "Reader.gather": [
+        lambda w: w.reader.gather("_LIST_ENTRY", "Flink", [KERNEL_VA, HOLE]),
+        failing(lambda w: w.reader.gather("_LIST_ENTRY", "Slink", [KERNEL_VA])),
+    ],
+    "Reader.translate_into": [
+        lambda w: w.reader.translate_into(bytes(16), bytearray(16), bytearray(2)),
+        failing(lambda w: w.reader.translate_into(bytes(16), bytes(16), bytearray(2)), BufferError),
+        failing(lambda w: w.reader.translate_into(bytes(16), bytearray(8), bytearray(2))),
+        failing(lambda w: w.reader.translate_into(bytes(16), bytearray(16), None)),
+    ],
+    "Reader.read_many_into": [
+        lambda w: w.reader.read_many_into(bytes(16), 4, bytearray(8), bytearray(2)),
+        failing(lambda w: w.reader.read_many_into(bytes(16), 4, bytearray(7), bytearray(2))),
+    ],
     "Reader.read_field": [
         lambda w: w.reader.read_field(KERNEL_VA, "_LIST_ENTRY.Flink"),
         failing(lambda w: w.reader.read_field(HOLE, "_LIST_ENTRY.Flink"), kdmp.KdmpError),
@@ -395,6 +669,30 @@ CASES = {
     "Reader.read_structs": [
         lambda w: w.reader.read_structs(KERNEL_VA, Pair, 3),
         failing(lambda w: w.reader.read_structs(HOLE, Pair, 3)),
+    ],
+    "Reader.write": [
+        lambda w: w.over.write(KERNEL_VA + 0xFF0, bytes(0x20)),
+        failing(lambda w: w.over.write(SPLIT, bytes(0x20))),
+        failing(lambda w: w.over.write(KERNEL_VA, "text")),
+        failing(lambda w: w.reader.write(KERNEL_VA, b"x")),
+    ],
+    "Reader.write_uint": [
+        lambda w: w.over.write_uint(KERNEL_VA, -5, 4),
+        failing(lambda w: w.over.write_uint(KERNEL_VA, 5, 3)),
+    ],
+    "Reader.write_struct": [
+        lambda w: w.over.write_struct(KERNEL_VA, Pair(1, 2)),
+        failing(lambda w: w.over.write_struct(KERNEL_VA, Pair)),
+    ],
+    "Reader.cache_info": [lambda w: w.reader.cache_info()],
+    "Reader.cache_flush": [
+        lambda w: (w.over.read_u8(KERNEL_VA), w.over.cache_flush(KERNEL_VA), w.over.cache_flush()),
+        failing(lambda w: w.over.cache_flush("text")),
+    ],
+    "Reader.cache_resize": [
+        lambda w: (w.over.read_u8(KERNEL_VA), w.over.cache_resize(8192)),
+        failing(lambda w: w.over.cache_resize(0)),
+        failing(lambda w: w.dump.phys.cache_resize(5)),
     ],
     "Reader.mappings": [
         lambda w: list(w.reader.mappings()),
@@ -467,6 +765,25 @@ CASES = {
     ],
     "DumpWriter.write": [unfinished_writer],
     "DumpWriter.close": [unfinished_writer],
+    "Dump.compare": [
+        lambda w: w.dump.compare(w.streamed, 0, 1 << 40),
+        lambda w: w.dump.compare(w.other, 0, 1 << 40),
+        failing(lambda w: w.dump.compare("text", 0, 1)),
+        failing(lambda w: w.dump.compare(w.dump, -1, 1)),
+        failing(lambda w: w.dump.compare(w.dump)),
+    ],
+    "SnapshotSeries": [
+        lambda w: compare_series(kdmp.SnapshotSeries([w.dump, w.other], check=False)),
+        failing(lambda w: kdmp.SnapshotSeries([w.dump, w.triage])),
+        failing(lambda w: kdmp.SnapshotSeries([w.path, w.text])),
+    ],
+    "SnapshotSeries.close": [lambda w: kdmp.SnapshotSeries([w.path, w.dump]).close()],
+    "SnapshotSeries.diff": [failing(lambda w: w.series.diff(0, "text"))],
+    "SnapshotSeries.pairs": [lambda w: [list(diff.frames.changed) for diff in w.series.pairs()]],
+    "SnapshotSeries.read_u64": [lambda w: (w.series.read_u64(0x20000), w.series.read_u64(1 << 60))],
+    "SnapshotSeries.events": [lambda w: list(w.series.monitor_source().events(NoMonitor()))],
+    "SnapshotSeries.monitor_source": [lambda w: w.series.monitor_source().next()],
+    "SeriesError": [lambda w: pickled(kdmp.SeriesError("text"))],
     "KdmpError": [lambda w: pickled(kdmp.KdmpError("text"))],
     "FormatError": [raised(lambda w: kdmp.Dump(w.image[:0x1000]))],
     "WrongFileError": [raised(lambda w: kdmp.Dump(w.text))],
@@ -489,7 +806,7 @@ PURE_PYTHON = {
     "Explanation", "PteRow", "PteView", "protection_name", "protection_rights",
 }  # fmt: skip
 # Made by the calls above.
-RECORDS = {"Gap", "PageTableEntry", "Run", "VaRange"}
+RECORDS = {"CacheInfo", "Change", "Gap", "PageTableEntry", "Run", "VaRange"}
 
 
 class _Mallinfo(ctypes.Structure):
@@ -551,13 +868,18 @@ def test_call(name, number, world):
     assert_no_leak(lambda: call(world))
 
 
+WITH_PROPERTIES = (
+    *("dump", "streamed", "triage", "raw", "reader", "ranges", "over", "translation", "context", "overlay"),
+)
 PROPERTIES = [
     (kind, name)
-    for kind in ("dump", "streamed", "triage", "raw", "reader", "ranges", "translation", "context")
+    for kind in WITH_PROPERTIES
     for name in dir(
         {
             "reader": kdmp.Reader,
             "ranges": kdmp.Reader,
+            "over": kdmp.Reader,
+            "overlay": kdmp.Overlay,
             "translation": kdmp.Translation,
             "context": kdmp.AccessContext,
         }.get(kind, kdmp.Dump)
@@ -574,7 +896,7 @@ def test_attribute(kind, name, world):
         try:
             getattr(owner, name)
         except kdmp.KdmpError:  # such as the physical memory of a triage dump
-            assert name in ("phys", "pfns")
+            assert name in ("phys", "pfns", "physical")
 
     assert_no_leak(get)
 

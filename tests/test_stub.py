@@ -121,7 +121,7 @@ def test_function(name):
     assert inspect.getdoc(function) == ast.get_docstring(FUNCTIONS[name])
 
 
-@pytest.mark.parametrize("name", ["AccessContext", "DumpBase", "ReaderBase"])
+@pytest.mark.parametrize("name", ["AccessContext", "DumpBase", "OverlayBase", "ReaderBase"])
 def test_constructor(name):
     body = {n.name: n for n in CLASSES[name].body if isinstance(n, ast.FunctionDef)}
     assert runtime_parameters(getattr(_kdmp, name)) == parameters(body.get("__new__") or body["__init__"])

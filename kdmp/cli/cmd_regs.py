@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from kdmp.cli.facts import exception_facts
-from kdmp.cli.options import add_file, open_dump
+from kdmp.cli.options import add_file, add_symbols, open_dump
 from kdmp.cli.output import Json, Output, hexa
 
 if TYPE_CHECKING:
@@ -22,17 +22,26 @@ _VECTOR = re.compile(r"(?:xmm|(?:fx_)?st|v)\d+")
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    """FILE, --json, --cpu, --all."""
+    """FILE, --json, --cpu, --all, --format, --symbols."""
     add_file(parser)
     parser.add_argument(
         "--cpu",
         metavar="N",
         type=_cpu,
-        help="registers of processor N, counted from 0, of a triage dump (default: those in the header)",
+        help="registers of processor N, counted from 0: of a triage dump (default: those in the header), "
+        "with --format of any dump (default: the processor that crashed)",
     )
     parser.add_argument(
         "--all", action="store_true", help="every register that was saved, vector registers, too"
     )
+    parser.add_argument(
+        "--format",
+        choices=("text", "wtf", "unicorn"),
+        default="text",
+        help="for an emulator, as JSON: wtf is the regs.json of that fuzzer, what is assumed in it is listed "
+        "on stderr; unicorn has the names that Unicorn knows registers by",
+    )
+    add_symbols(parser)
 
 
 def _cpu(text: str) -> int:
@@ -43,6 +52,8 @@ def _cpu(text: str) -> int:
 
 def run(args: argparse.Namespace, out: Output) -> int:
     """Print the registers; exit code 1 if the dump holds neither them nor an exception."""
+    if args.format != "text":
+        return _emulator(args, out)
     with open_dump(args, out) as dump:
         if args.cpu is None:
             context = dump.context
@@ -65,6 +76,25 @@ def run(args: argparse.Namespace, out: Output) -> int:
     if "registers" not in facts:
         out.note(f"{args.file}: {missing}")
     return 0 if "registers" in facts or "exception" in facts else 1
+
+
+def _emulator(args: argparse.Namespace, out: Output) -> int:
+    """Print what an emulator reads; exit code 1 if the processor is not known."""
+    from kdmp.emulators import unicorn_registers, wtf_state
+
+    with open_dump(args, out) as dump:
+        try:
+            if args.format == "unicorn":
+                out.document(unicorn_registers(dump, args.cpu))
+                return 0
+            state, assumed = wtf_state(dump, args.cpu)
+        except IndexError as error:
+            out.note(f"{args.file}: {error}")
+            return 1
+    out.document(state)
+    for one in assumed:
+        out.note(f"{args.file}: assumed {one}")
+    return 0
 
 
 def _of_processor(dump: "Dump", number: int) -> "tuple[Context | None, str]":

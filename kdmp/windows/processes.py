@@ -27,6 +27,7 @@ __all__ = ["Process", "find_process", "process_at", "processes"]
 # Values below this in UserDirectoryTableBase mean "the process has no second root".
 _NO_ROOT = 0x1000
 _MAX_NAME = 16  # bytes of ImageFileName: 15, and 16 in 2003
+_CACHE = 256  # pages of the translation cache: there may be many processes
 _CUT = 14  # characters that surely fit in ImageFileName
 
 # SessionId in _PSP_SESSION_SPACE, which took the place of _MM_SESSION_SPACE in 24H2 and is in no public
@@ -209,9 +210,11 @@ class Process(Executive):
         if not self.dtb:
             raise RootNotPresentError(f"process {self.pid} has no page-table root")
         try:
-            return dump.reader(dtb=self.dtb)
+            reader = dump.reader(dtb=self.dtb, translation_cache=_CACHE)
         except (OverflowError, ValueError) as error:
             raise RootNotPresentError(f"process {self.pid}: {self.dtb:#x} is no page-table root") from error
+        reader.strict = True  # as the kernel's
+        return reader
 
     def is_resident(self, va: int) -> bool:
         """Return whether the page at an address of this process was in memory and is in the dump."""

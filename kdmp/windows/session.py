@@ -70,8 +70,13 @@ class Windows:
 
     @cached_property
     def reader(self) -> Reader:
-        """The kernel's address space. Raises what `Dump.reader` raises."""
-        return self.dump.reader()
+        """The kernel's address space. Raises what `Dump.reader` raises.
+
+        It is strict: where faults are collected (`Dump.collect_faults`) it raises all the same, because what
+        is built on it expects that."""
+        reader = self.dump.reader()
+        reader.strict = True
+        return reader
 
     @property
     def pointer_size(self) -> int:
