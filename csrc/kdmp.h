@@ -228,6 +228,14 @@ struct kdmp_pte_format {
 struct kdmp_pagefile;
 struct kdmp_tlb;
 
+/* A view of a section, as a VAD describes it: addresses from 'start' to before
+ * 'end', whose prototype PTEs follow each other from 'prototype' on. */
+struct kdmp_view {
+    uint64_t start;
+    uint64_t end;
+    uint64_t prototype;
+};
+
 /*
  * One address space.  Plain data: copy it, put it on the stack.
  *
@@ -252,6 +260,8 @@ struct kdmp_space {
     const struct kdmp_pagefile *const *pagefiles;
     uint32_t pagefile_count;
     struct kdmp_tlb *tlb; /* translations to reuse in reads; may be NULL */
+    const struct kdmp_view *views; /* sorted; for entries that ask the VAD */
+    uint64_t view_count;
     uint8_t zero_fill;
     uint8_t keep_prototypes; /* do not follow prototype PTEs */
 };

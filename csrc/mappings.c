@@ -129,6 +129,22 @@ load_table(struct enumeration *e, uint64_t table, uint64_t size, int level)
 static int visit_table(struct enumeration *e, uint64_t table, int level,
                        uint64_t base, uint32_t rights);
 
+/* The rights of a shared page whose entry leaves them to the prototype PTE. */
+static uint32_t
+prototype_grants(const struct enumeration *e, uint64_t value, uint64_t vaddr)
+{
+    struct kdmp_space follow = e->plain;
+    struct kdmp_translation entry;
+    uint64_t base;
+    uint32_t granted = 0;
+
+    memset(&entry, 0, sizeof(entry));
+    entry.vaddr = vaddr;
+    follow.keep_prototypes = 0;
+    (void)kdmp_walk_invalid(e->mmu, &follow, value, 1, &base, &granted, &entry);
+    return granted;
+}
+
 /* An entry that is not valid.  1 to stop. */
 static int
 visit_invalid(struct enumeration *e, uint64_t value, int level, uint64_t start,
@@ -153,6 +169,8 @@ visit_invalid(struct enumeration *e, uint64_t value, int level, uint64_t start,
     }
     if (entry.state != KDMP_PTE_PROTOTYPE)
         granted = mmu_soft_rights(entry.protection);
+    else if (entry.protection == 0)
+        granted = prototype_grants(e, value, entry.vaddr);
     rights &= granted | KDMP_T_USER;
     return emit(e, start, span, span, entry.paddr & ~(uint64_t)(PAGE_SIZE - 1),
                 rights, (enum kdmp_pte_state)entry.state);

@@ -99,6 +99,8 @@ static void
 count_in(struct kdmp_overlay *o, const struct version *version)
 {
     o->synthetic_count += version->synthetic;
+    /* A transition PTE may mean one frame or another by which exists. */
+    o->epoch += version->synthetic;
     if (version->kind == V_REMAP)
         o->remaps[o->remap_count++] =
             (struct remap){version->pfn, version->target};
@@ -111,6 +113,7 @@ count_out(struct kdmp_overlay *o, const struct version *version)
     uint64_t at = 0;
 
     o->synthetic_count -= version->synthetic;
+    o->epoch += version->synthetic;
     if (version->kind != V_REMAP)
         return;
     while (o->remaps[at].pfn != version->pfn)
@@ -510,6 +513,50 @@ kdmp_overlay_restore(struct kdmp_overlay *o, uint64_t id, uint64_t *frames_out)
     return KDMP_OK;
 }
 
+/* Take entries out of the log, from 'from' to before 'to': all of them, or
+ * with 'seen' those of frames that an earlier one of them is about, which
+ * alone matters to an older snapshot. */
+static void
+trim_log(struct kdmp_overlay *o, uint64_t from, uint64_t to,
+         struct pfn_map *seen)
+{
+    uint64_t kept = from, i;
+
+    for (i = from; i < to; i++) {
+        if (seen != NULL
+            && pfn_map_find(seen, o->undo[i].pfn) == PFN_MAP_NONE) {
+            kdmp_pfn_map_set(seen, o->undo[i].pfn, 0);
+            o->undo[kept++] = o->undo[i];
+        } else {
+            free_page(o, o->undo[i].page);
+        }
+    }
+    memmove(&o->undo[kept], &o->undo[to],
+            (size_t)(o->undo_count - to) * sizeof(*o->undo));
+    o->undo_count -= to - kept;
+    for (i = 0; i < o->snapshot_count; i++)
+        if (o->snapshots[i].undo_count >= to)
+            o->snapshots[i].undo_count -= to - kept;
+}
+
+/* Forget what only the snapshot numbered 'at' needs. */
+static void
+trim_for(struct kdmp_overlay *o, uint64_t at)
+{
+    uint64_t to = at + 1 < o->snapshot_count ? o->snapshots[at + 1].undo_count
+                                             : o->undo_count;
+    struct pfn_map seen = {0};
+
+    if (at == 0) {
+        trim_log(o, 0, to, NULL);
+        return;
+    }
+    /* Without memory the log stays as it is, which is not wrong. */
+    if (kdmp_pfn_map_reserve(&seen, to - o->snapshots[at - 1].undo_count) == 0)
+        trim_log(o, o->snapshots[at - 1].undo_count, to, &seen);
+    kdmp_pfn_map_deinit(&seen);
+}
+
 enum kdmp_status
 kdmp_overlay_drop(struct kdmp_overlay *o, uint64_t id)
 {
@@ -519,7 +566,8 @@ kdmp_overlay_drop(struct kdmp_overlay *o, uint64_t id)
         at++;
     if (at == o->snapshot_count)
         return KDMP_E_ARGUMENT;
-    /* The log stays whole: older snapshots go back through it. */
+    if (o->undo_count > 0 && o->snapshot_count > 1)
+        trim_for(o, at);
     memmove(&o->snapshots[at], &o->snapshots[at + 1],
             (size_t)(o->snapshot_count - at - 1) * sizeof(*o->snapshots));
     if (--o->snapshot_count == 0)
@@ -555,6 +603,15 @@ kdmp_overlay_reset(struct kdmp_overlay *o)
 
 /* ---- life ---- */
 
+/* Whether a source is a dump all of whose bytes are in memory. */
+static int
+is_mapped(const struct kdmp_source *source)
+{
+    const struct kdmp_dump *dump = source->context;
+
+    return source->locate == kdmp_dump_locate && dump->file.ptr != NULL;
+}
+
 enum kdmp_status
 kdmp_overlay_open(const struct kdmp_source *base, struct kdmp_overlay **out)
 {
@@ -564,6 +621,7 @@ kdmp_overlay_open(const struct kdmp_source *base, struct kdmp_overlay **out)
     if (o == NULL)
         return KDMP_E_NOMEM;
     o->base = base;
+    o->copies = !is_mapped(base);
     kdmp_overlay_init_source(o);
     set_clean(o);
     return KDMP_OK;

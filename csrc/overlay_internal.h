@@ -75,6 +75,9 @@ struct kdmp_overlay {
     uint64_t note_room;
     uint64_t dirty_count;
     uint64_t epoch; /* changes when a table changes */
+    /* The base's bytes are read, not mapped, which may run code of others that
+     * changes the overlay: no pointers to its pages are given away. */
+    int copies;
 };
 
 /* What stands for a frame; NULL: it is the base's. */

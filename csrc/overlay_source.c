@@ -5,6 +5,9 @@
  */
 #include "overlay_internal.h"
 
+/* A place in the overlay's own pages, given as one in the file. */
+#define IN_OVERLAY (UINT64_C(1) << 63)
+
 /* How many of 'pages' frames from 'pfn' on are the base's own. */
 static uint64_t
 untouched(const struct kdmp_overlay *o, uint64_t pfn, uint64_t pages)
@@ -46,8 +49,8 @@ overlay_locate(const struct kdmp_source *self, uint64_t paddr, uint64_t want,
             return o->base->locate(o->base, paddr, want, out);
     }
     if (version != NULL) {
-        out->ptr = version->page + in_page;
-        out->file_offset = 0;
+        out->ptr = o->copies ? NULL : version->page + in_page;
+        out->file_offset = IN_OVERLAY | version->pfn << PAGE_SHIFT | in_page;
         out->length = min_u64(want, PAGE_SIZE - in_page);
         return KDMP_OK;
     }
@@ -65,8 +68,23 @@ overlay_read_file(const struct kdmp_source *self, uint64_t file_offset,
                   void *buffer, size_t size)
 {
     const struct kdmp_overlay *o = self->context;
+    const struct version *version;
+    struct kdmp_extent extent;
+    enum kdmp_status status;
+    uint64_t paddr = file_offset & ~IN_OVERLAY;
 
-    return o->base->read_file(o->base, file_offset, buffer, size);
+    if (!(file_offset & IN_OVERLAY))
+        return o->base->read_file(o->base, file_offset, buffer, size);
+    version = find_version(o, paddr >> PAGE_SHIFT);
+    if (version != NULL && version->kind == V_PAGE) {
+        memcpy(buffer, version->page + (paddr & (PAGE_SIZE - 1)), size);
+        return KDMP_OK;
+    }
+    /* It has been taken back since it was located. */
+    status = o->base->locate(o->base, paddr, size, &extent);
+    if (status != KDMP_OK || extent.length < size)
+        return KDMP_E_NOT_IN_DUMP;
+    return o->base->read_file(o->base, extent.file_offset, buffer, size);
 }
 
 /* The base's runs, and the frames that were made up, which have no place in

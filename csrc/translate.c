@@ -193,18 +193,17 @@ prototype_address(const struct mmu *mmu, const struct kdmp_pte_format *format,
     return address;
 }
 
-/* Read and judge the prototype PTE that 'value', the entry for 'vaddr', may
- * point to. */
+/* Read and judge the prototype PTE at 'address', for the page at 'vaddr'. */
 static void
 read_prototype(const struct mmu *mmu, const struct kdmp_space *space,
-               uint64_t vaddr, uint64_t value, struct prototype *out)
+               uint64_t vaddr, uint64_t address, struct prototype *out)
 {
     struct kdmp_space plain = *space;
     uint64_t done, lowest;
     uint8_t bytes[8];
 
     memset(out, 0, sizeof(*out));
-    out->vaddr = prototype_address(mmu, pte_format(mmu, space), value);
+    out->vaddr = address;
     lowest = mmu->last_address / 2 + 1; /* kernel half */
     if (out->vaddr < lowest || out->vaddr % mmu->entry_size != 0)
         return;
@@ -253,13 +252,16 @@ choose_prototype(const struct mmu *mmu, const struct kdmp_space *space,
                  uint64_t vaddr, uint64_t value, int swizzled,
                  struct prototype *out)
 {
+    const struct kdmp_pte_format *format = pte_format(mmu, space);
     uint64_t plain = swizzled ? value & ~swizzle_mask(space) : value;
     struct prototype other;
 
-    read_prototype(mmu, space, vaddr, plain, out);
+    read_prototype(mmu, space, vaddr, prototype_address(mmu, format, plain),
+                   out);
     if (plain == value)
         return out->readable;
-    read_prototype(mmu, space, vaddr, value, &other);
+    read_prototype(mmu, space, vaddr, prototype_address(mmu, format, value),
+                   &other);
     if (space->mask_known) {
         if (!out->readable && other.readable)
             *out = other;
@@ -274,6 +276,31 @@ choose_prototype(const struct mmu *mmu, const struct kdmp_space *space,
     }
     if (other.readable)
         *out = other;
+    return out->readable;
+}
+
+/* The prototype PTE that a VAD has for an address: 1 if it can be read. */
+static int
+prototype_of_view(const struct mmu *mmu, const struct kdmp_space *space,
+                  uint64_t vaddr, struct prototype *out)
+{
+    uint64_t low = 0, high = space->view_count;
+
+    while (low < high) { /* the last that begins at or below */
+        uint64_t middle = low + (high - low) / 2;
+
+        if (space->views[middle].start <= vaddr)
+            low = middle + 1;
+        else
+            high = middle;
+    }
+    if (low == 0 || vaddr >= space->views[low - 1].end)
+        return 0;
+    read_prototype(mmu, space, vaddr,
+                   space->views[low - 1].prototype
+                       + (vaddr - space->views[low - 1].start) / PAGE_SIZE
+                             * mmu->entry_size,
+                   out);
     return out->readable;
 }
 
@@ -320,9 +347,11 @@ walk_prototype(const struct mmu *mmu, const struct kdmp_space *space,
     *rights_out =
         mmu_soft_rights(soft->protection) & ~read_only_view(format, value);
     if (space->keep_prototypes
-        || !choose_prototype(mmu, space, out->vaddr, value, soft->swizzled,
-                             &prototype))
-        return end_walk(out, KDMP_E_NOT_PRESENT, KDMP_PTE_PROTOTYPE, 0);
+        || !(soft->state == KDMP_PTE_VAD
+                 ? prototype_of_view(mmu, space, out->vaddr, &prototype)
+                 : choose_prototype(mmu, space, out->vaddr, value,
+                                    soft->swizzled, &prototype)))
+        return end_walk(out, KDMP_E_NOT_PRESENT, soft->state, 0);
     out->prototype = prototype.vaddr;
     out->prototype_value = prototype.value;
     *rights_out = prototype_rights(format, value, soft->protection, &prototype);
@@ -355,7 +384,9 @@ kdmp_walk_invalid(const struct mmu *mmu, const struct kdmp_space *space,
 
     decode_soft(mmu, space, value, level, &soft);
     out->protection = soft.protection;
-    if (soft.state == KDMP_PTE_PROTOTYPE && level == 1)
+    if (level == 1
+        && (soft.state == KDMP_PTE_PROTOTYPE
+            || (soft.state == KDMP_PTE_VAD && space->view_count != 0)))
         return walk_prototype(mmu, space, value, &soft, base_out, rights_out,
                               out);
     if (soft.state == KDMP_PTE_PAGEFILE) {

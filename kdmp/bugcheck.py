@@ -3,6 +3,7 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from operator import index
 from typing import Any, Self, SupportsIndex
 
 from . import ntstatus
@@ -81,7 +82,7 @@ class BugCheck:
         0x50, IRQLs); without them only what is true for all is put into words. ValueError if there are not
         four parameters.
         """
-        values = tuple(p.__index__() for p in parameters)
+        values = tuple(index(p) for p in parameters)
         if len(values) != 4:
             raise ValueError(f"a bug check has four parameters, not {len(values)}")
         base = code & ~VARIANT_BIT

@@ -7,6 +7,7 @@ The layouts are those of CONTEXT and EXCEPTION_RECORD in winnt.h.
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from operator import index
 from typing import Any, Self
 
 from . import context_layouts, ntstatus
@@ -132,7 +133,7 @@ class Context(Mapping[str, int]):
                 offset, size = self._layout.registers[self._canonical(name)]
             except KeyError:
                 raise TypeError(f"{self.arch} has no register {name!r}") from None
-            value = value.__index__()
+            value = index(value)
             if not 0 <= value < 1 << (8 * size):
                 raise OverflowError(f"{name} has {8 * size} bits: {value:#x} does not fit")
             data[offset : offset + size] = value.to_bytes(size, "little")

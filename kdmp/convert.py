@@ -4,6 +4,7 @@ SPDX-License-Identifier: MIT
 """
 
 import contextlib
+import errno
 import io
 import os
 from collections.abc import Callable, Iterator
@@ -24,6 +25,7 @@ __all__ = ["KINDS", "RAW", "ConversionReport", "LeftOut", "convert"]
 
 _PAGE = 0x1000
 _CHUNK_PAGES = 256  # 1 MiB at a time
+_MAX_FILE = 1 << 62  # bytes; what the file system allows is usually less
 
 RAW = "raw"
 """The `kind` of a plain image: the byte at offset n is the byte at physical address n."""
@@ -95,8 +97,8 @@ def convert(
     kind's name promises: a kernel dump does not become complete.
 
     UnsupportedDumpError when the pages do not fit the kind (more than 43 runs in kind 1, 86 in a 32-bit
-    dump, no pages in a triage dump, ranges of a 32-bit dump ...), with a kind that would do; ValueError
-    for an unknown `kind`; OSError from the target.
+    dump, no pages in a triage dump, ranges of a 32-bit dump, a raw image larger than a file can be ...),
+    with a kind that would do; ValueError for an unknown `kind`; OSError from the target.
     """
     wanted = _kind(kind)
     if dump.layout == "triage":
@@ -220,10 +222,16 @@ def _write(
     if kind == RAW:
         size = (runs[-1][0] + runs[-1][1]) * _PAGE
         start = file.tell()
-        file.truncate(start)
+        with _room_for(size, runs[-1]):
+            if start + size > _MAX_FILE:
+                raise OSError(errno.EFBIG, os.strerror(errno.EFBIG))
+            file.seek(start + size)
+            file.seek(start)
+            file.truncate(start)
         for pfn, data in _chunks(memory, runs, total, progress):
-            file.seek(start + pfn * _PAGE)
-            _write_all(file, data)
+            with _room_for(size, runs[-1]):
+                file.seek(start + pfn * _PAGE)
+                _write_all(file, data)
         file.flush()
         return ConversionReport(kind, total, size, left_out)
     assert isinstance(kind, DumpKind)
@@ -242,6 +250,20 @@ def _write(
         for pfn, data in _chunks(memory, runs, total, progress):
             writer.write(pfn, data)
     return ConversionReport(kind, total, writer.size, left_out)
+
+
+@contextlib.contextmanager
+def _room_for(size: int, last: tuple[int, int]) -> Iterator[None]:
+    """Say which frame it is if an image becomes too large for the file."""
+    try:
+        yield
+    except (OSError, OverflowError, MemoryError) as error:  # the last two: BytesIO
+        if isinstance(error, OSError) and error.errno not in (errno.EINVAL, errno.EFBIG):
+            raise
+        raise UnsupportedDumpError(
+            f"the raw image would have {size} bytes because of frame {last[0] + last[1] - 1:#x}, more than "
+            f"this file can have ({error or 'no memory'}): convert to a bitmap (kind 5) or ranges (kind 0xA)"
+        ) from error
 
 
 def _header(dump: "Dump") -> dict[str, Any]:

@@ -148,7 +148,7 @@ class Dump(DumpBase):
         self._pagefiles = _pagefiles(pagefiles)
         self._roots: set[int] = set()
         self._readers: WeakSet[Reader] = WeakSet()
-        self._dtb = None if dtb is None else dtb.__index__()
+        self._dtb = None if dtb is None else index(dtb)
         self._paging = paging
         self._raw = raw
         self._unpacked: Unpacked | None = None
@@ -431,7 +431,7 @@ class Dump(DumpBase):
         invalid_pte_mask: SupportsIndex | None = None,
         zero_fill: bool = False,
         discover: bool = True,
-        view: "SupportsIndex | str | OverlayBase | None" = None,
+        view: "SupportsIndex | str | OverlayBase | Dump | None" = None,
         translation_cache: SupportsIndex = 8192,
     ) -> Reader:
         """Return a Reader for one address space.
@@ -443,10 +443,12 @@ class Dump(DumpBase):
         the dump). With `zero_fill` demand-zero pages read as zeros.
 
         The first reader of a dump looks up which kernel this is, for the layout of its page table entries
-        and the mask; with `discover=False` entries are taken to be as in current builds.
+        and the mask; with `discover=False` entries are taken to be as in current builds, and VADs are not
+        asked for pages whose entries refer to them.
 
-        `view` is the overlay to read and write, or its number or name in `views`; without it the dump as it
-        is. Reads remember where `translation_cache` pages are, see `Reader.cache_info`; ValueError for 0.
+        `view` is the overlay to read and write, or its number or name in `views`; without it, or if it is
+        this dump, the dump as it is. Reads remember where `translation_cache` pages are, see
+        `Reader.cache_info`; ValueError for 0.
 
         A triage dump has one space, made of the ranges it holds: `dtb` plays no part there.
 
@@ -477,15 +479,20 @@ class Dump(DumpBase):
             overlay=overlay,
             translation_cache=translation_cache,
         )
+        reader._ask_vads = discover
         self._readers.add(reader)
         if reader.dtb is not None and discover:
             self._remember_root(reader.dtb)
         return reader
 
-    def _overlay(self, view: "SupportsIndex | str | OverlayBase | None") -> OverlayBase | None:
+    def _overlay(self, view: "SupportsIndex | str | OverlayBase | Dump | None") -> OverlayBase | None:
         """What a `view` argument means; KeyError if there is no such view."""
         if view is None or isinstance(view, OverlayBase):
             return view
+        if isinstance(view, Dump):
+            if view is not self:
+                raise ValueError("the view is another dump")
+            return None
         found = self.views[view]
         return found if isinstance(found, OverlayBase) else None
 

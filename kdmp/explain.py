@@ -17,7 +17,7 @@ from kdmp._kdmp import (
     TruncatedError,
     UnreadableError,
 )
-from kdmp.explain_vad import explain_by_vad
+from kdmp.explain_vad import explain_by_vad, vad_of_page
 from kdmp.freeptes import is_kernel, readings, why_no_page_file
 from kdmp.protection import protection_name
 from kdmp.pte import LEVEL_NAMES, asdict_plain, default_layout
@@ -130,6 +130,10 @@ def _page(reader: "Reader", va: int, walk: Translation) -> Explanation:
         what = "in transition: not valid for the processor, but still in its frame"
     elif walk.state == "prototype":
         what = f"a shared page: its prototype PTE at {walk.prototype or 0:#x} names the frame"
+        place, more = vad_of_page(reader, va, walk)
+        if place:
+            what += f"; its own entry refers to the VAD, {place}"
+            facts |= more
     else:
         what = "" if walk.page_size == 0x1000 else f"part of a {_SIZES[walk.page_size]} page"
     if run is not None:

@@ -8,7 +8,7 @@ SPDX-License-Identifier: MIT
 
 from typing import TYPE_CHECKING, Any
 
-from kdmp._kdmp import KdmpError, TranslationError
+from kdmp._kdmp import KdmpError, Translation, TranslationError
 
 if TYPE_CHECKING:
     from kdmp.explain import Explanation
@@ -50,6 +50,30 @@ def explain_by_vad(reader: "Reader", va: int, error: TranslationError, said: Any
     own = "has an empty entry" if empty else "has no entry of its own"
     answer: Explanation = _section(reader, page, own, said, facts) or _private(page, own, said, facts)
     return answer
+
+
+def vad_of_page(reader: "Reader", va: int, walk: Translation) -> tuple[str, dict[str, Any]]:
+    """Return in words and as facts the VAD of a shared page whose entry refers to it; "" for other pages."""
+    from kdmp.pte import decode_entry, default_layout
+    from kdmp.windows.roots import owner
+    from kdmp.windows.vads import find
+
+    layout = reader.pte_layout or default_layout(reader.paging)
+    entry = decode_entry(walk.entries[-1].value, 1, reader.paging, layout, reader.invalid_pte_mask)
+    if entry.kind != "vad":
+        return "", {}
+    try:
+        process = owner(reader)
+        vad = find(process, va) if process is not None else None
+    except (KdmpError, OverflowError):
+        vad = None
+    if vad is None:
+        return "", {}
+    facts = {
+        "vad_start": vad.start, "vad_end": vad.end, "vad_kind": vad.kind,
+        "vad_protection": vad.protection_name, "file": vad.file, "prototype_value": walk.prototype_value,
+    }  # fmt: skip
+    return _place(vad), facts
 
 
 def _facts(page: "VadPage", *, empty: bool) -> dict[str, Any]:
@@ -139,4 +163,4 @@ def _resident(reader: "Reader", page: "VadPage", own: str, said: Any, facts: dic
     return said(f"{text}, at file offset {offset:#x}: {where}", "vad", _READ, **facts)
 
 
-__all__ = ["explain_by_vad"]
+__all__ = ["explain_by_vad", "vad_of_page"]

@@ -10,7 +10,7 @@ SPDX-License-Identifier: MIT
 
 import os
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cached_property
 from heapq import merge
 from operator import index
@@ -286,11 +286,22 @@ class Overlay(OverlayBase):
 
     @contextmanager
     def scratch(self) -> Iterator[Self]:
-        """A context in which changes are tried out: at its end they are undone."""
+        """A context in which changes are tried out: at its end they are undone.
+
+        Nothing is undone if the snapshot taken for it is gone then: the overlay was reset, set back to an
+        older one, or told to forget it; nor if the dump was closed.
+        """
         snapshot = self.snapshot()
         try:
             yield self
-        finally:
+        except BaseException:
+            with suppress(Exception):  # would hide the one that ended the block
+                self._undo(snapshot)
+            raise
+        self._undo(snapshot)
+
+    def _undo(self, snapshot: int) -> None:
+        with suppress(ValueError):  # it is gone, or the dump is closed
             self.restore(snapshot)
             self.forget(snapshot)
 
@@ -321,7 +332,8 @@ class Overlay(OverlayBase):
         Addresses are physical, or virtual ones of the reader `space` (of this view, at most 65536 pages), and
         so is what the callback is given: the part of the range that was written. It is the bytes that are
         watched: writes by other addresses of the same frame count, and a virtual range is followed when page
-        tables are written. `size` None means up to the end of the addresses.
+        tables are written. `size` None means up to the end of the addresses, which in a 32-bit space is at
+        4 GiB. ValueError for a range that begins behind it.
 
         This is software: writes through this overlay are seen, nothing else is, and no reads. Reverting and
         restoring are no writes. The write is done when the callback is called; its exception comes out of the
@@ -340,7 +352,10 @@ class Overlay(OverlayBase):
             reader = None
         if self._watches is None:
             self._watches = Watches(self)
-        count = (1 << 64) - first if size is None else index(size)
+        end = 1 << 32 if reader is not None and reader.paging in ("x86", "pae") else 1 << 64
+        if first >= end:
+            raise ValueError(f"{first:#x} is above the last address, {end - 1:#x}")
+        count = end - first if size is None else index(size)
         return self._watches.add(first, count, callback, reader)
 
     @property

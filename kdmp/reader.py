@@ -47,6 +47,8 @@ class Reader(ReaderBase):
     forget it when a page table is written through the overlay.
     """
 
+    _ask_vads = True  # Dump.reader(discover=False) changes it
+
     def __repr__(self) -> str:
         root = f" dtb={self.dtb:#x}" if self.dtb is not None else ""
         view = f" view={self.view}" if self.overlay is not None else ""
@@ -83,6 +85,7 @@ class Reader(ReaderBase):
             self.owner._readers.add(reader)
             reader.cache_enabled = self.cache_enabled
         reader.strict = self.strict
+        reader._ask_vads = self._ask_vads
         return reader
 
     # ---- views and caches ----
@@ -115,6 +118,19 @@ class Reader(ReaderBase):
         a file object do not use theirs.
         """
         return CacheInfo(*self.cache_figures, self.cache_enabled)
+
+    @uncollected
+    def _load_views(self) -> bytes:
+        """The views of sections here, for pages whose entries leave the answer to the VAD.
+
+        The binding asks once, when it meets the first such page; see kdmp.windows.vadpages.section_views.
+        Nothing is known behind an overlay: its writes may have changed the VADs.
+        """
+        if self.overlay is not None or self.paging in ("physical", "triage") or not self._ask_vads:
+            return b""
+        from kdmp.windows.vadpages import section_views
+
+        return section_views(self)
 
     # ---- page table entries ----
 

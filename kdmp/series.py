@@ -19,7 +19,15 @@ from typing import TYPE_CHECKING, Any, Self, SupportsIndex, overload
 from kdmp._kdmp import KdmpError, UnreadableError
 from kdmp.dump import Dump, Symbols
 from kdmp.series_frames import FrameChange, FrameDiff, compare_frames, frame_change
-from kdmp.series_identity import Identity, Mismatch, SeriesError, bare_root, identify, mismatches
+from kdmp.series_identity import (
+    Identity,
+    Mismatch,
+    SeriesError,
+    bare_root,
+    comparable,
+    identify,
+    mismatches,
+)
 from kdmp.series_windows import Changes, module_changes, process_changes, thread_changes
 
 if TYPE_CHECKING:
@@ -36,7 +44,8 @@ class SnapshotSeries(Sequence[Dump]):
     `dumps` are open dumps, or paths, which are opened (with `symbols`, as of `kdmp.open`) and closed with
     the series. Kinds may be mixed: a frame that one dump does not have is just that. What the dumps say
     about machine, boot and time must agree as far as it is known, see `mismatches`; with `check=False` it
-    need not. `threads` is how many compare frames (default: one a processor).
+    need not. `remarks` (text) names neighbours of which nothing is known that could be compared. `threads`
+    is how many compare frames (default: one a processor).
 
     `series[i]` and iteration give the dumps. The series is also a source for a PageTableMonitor: it reads
     from the dump at `position`, and `events` goes on from dump to dump.
@@ -84,6 +93,11 @@ class SnapshotSeries(Sequence[Dump]):
             for what, old, new in mismatches(self.identities[i], self.identities[j])
         ]
         self.mismatches: tuple[Mismatch, ...] = tuple(found)
+        self.remarks: list[str] = [
+            f"nothing tells whether these are of one machine: dumps {k} and {k + 1} have no fact in common"
+            for k in range(len(self._dumps) - 1)
+            if not comparable(self.identities[k], self.identities[k + 1])
+        ]
         if check and found:
             more = f" (and {len(found) - 4} more)" if len(found) > 4 else ""
             error = SeriesError(

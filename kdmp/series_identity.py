@@ -4,18 +4,19 @@ SPDX-License-Identifier: MIT
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from kdmp._kdmp import KdmpError
 from kdmp.dump import filetime
+from kdmp.faults import uncollected
 
 if TYPE_CHECKING:
     from kdmp.dump import Dump
     from kdmp.reader import Reader
 
-__all__ = ["Identity", "Mismatch", "SeriesError", "identify", "mismatches"]
+__all__ = ["Identity", "Mismatch", "SeriesError", "comparable", "identify", "mismatches"]
 
 # Where Windows maps KUSER_SHARED_DATA for the kernel, and what of it counts here. Source: wdm.h; BootId is
 # there from Windows 10 on, zeros before.
@@ -94,6 +95,7 @@ class Identity:
         return facts
 
 
+@uncollected
 def identify(dump: "Dump") -> Identity:
     """Return what is known of a dump's machine and boot; nothing is raised for what is missing."""
     kernel = dump.kernel
@@ -196,6 +198,14 @@ def mismatches(old: Identity, new: Identity) -> Iterator[tuple[str, str, str]]:
             yield "order, by uptime", str(old.uptime), str(new.uptime)
     elif old.system_time is not None and new.system_time is not None and new.system_time < old.system_time:
         yield "order, by system time", str(old.system_time), str(new.system_time)
+
+
+def comparable(old: Identity, new: Identity) -> bool:
+    """Return whether anything but the architecture is known of both that tells machines or boots apart."""
+    names = [field.name for field in fields(Identity) if field.name not in ("arch", "system_time", "uptime")]
+    return any(
+        getattr(old, name) is not None and getattr(new, name) is not None for name in (*names, "boot_time")
+    )
 
 
 def _surely_one_boot(old: Identity, new: Identity) -> bool:

@@ -21,6 +21,7 @@ import struct
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
+from operator import index
 from typing import TYPE_CHECKING, Any, Protocol, SupportsIndex, TypeVar, overload
 
 if TYPE_CHECKING:
@@ -74,7 +75,7 @@ def read_structs(reader: ExactReader, address: "Address", spec: Any, count: Supp
     Returns a list of what `read_struct` returns, or one read-only numpy array if `spec` is a numpy type.
     Raises as `read_struct` does, and `ValueError` for a negative count.
     """
-    n = count.__index__()
+    n = index(count)
     if n < 0:
         raise ValueError(f"count must not be negative, got {n}")
     layout = _layout(spec)

@@ -68,7 +68,8 @@ class Views(Mapping[int, "Dump | Overlay"]):
         if isinstance(view, Overlay) and found is not view:
             raise KeyError(f"{view!r} is a view of another dump")
         self._remove(found)
-        found.reset()
+        if not self._dump.closed:
+            found.reset()
 
     def _add(self, overlay: "Overlay", name: str | None) -> int:
         """Give a new overlay its number; ValueError if the name is taken."""

@@ -176,6 +176,9 @@ def test_parameter_is_an_integer():
     assert str(BugCheckParameter(16)) == "0x10"
     assert repr(BugCheckParameter(16)) == "BugCheckParameter(0x10, name=None, text=None)"
     assert check(0xD1, p).parameters[0] == p
+    for bad in (1.0, "1", None):
+        with pytest.raises(TypeError, match="integer"):
+            check(0xD1, bad)
 
 
 @pytest.mark.parametrize("count", [0, 3, 5])

@@ -81,6 +81,7 @@ def test_json(run_json, first, second, later):
     found = run_json("diff", first, second)
     assert (found["file"], found["other"], found["seconds"], found["mismatches"]) == (first, second, 60.0, [])
     changed = changed_frames(later)
+    assert found["remarks"] == []
     assert found["frames"]["changed"] == len(changed) and "changed_runs" not in found["frames"]
     assert found["frames"]["same"] == len(original().pages) - len(changed)
     assert found["first"]["kernel_base"] == found["second"]["kernel_base"] == original().kernel.base
@@ -122,11 +123,13 @@ def test_out_of_order(run, first, second):
 def test_without_windows(run, run_json, small):
     code, out, err = run("diff", *small, "--frames", "--io", "read")
     assert code == 0 and "processes: cannot be compared" in out and "first dump" in err
+    assert "kdmp: nothing tells whether these are of one machine" in err.splitlines()
     rows = [line.split() for line in out.splitlines()]
     assert ["changed", "0x3", "0x3", "1"] in rows
     assert ["only", "in", "FILE", "0x1", "0x1", "1"] in rows
     assert ["only", "in", "OTHER", "0x8", "0x9", "2"] in rows
     found = run_json("diff", *small, "--frames")
+    assert "dumps 0 and 1" in found["remarks"][0]
     assert found["frames"]["only_second_runs"] == [{"pfn": 8, "count": 2}]
     assert found["processes"]["available"] is False and found["processes"]["problems"]
     assert "seconds" not in found

@@ -316,6 +316,9 @@ def test_replace():
     for bad in (1 << 16, -1):
         with pytest.raises(OverflowError, match="cs"):
             ctx.replace(cs=bad)
+    for bad in (1.0, "1", None):
+        with pytest.raises(TypeError, match="integer"):
+            ctx.replace(cs=bad)
     with pytest.raises(ValueError, match="CONTEXT"):
         ctx.replace(context_flags=0)
 

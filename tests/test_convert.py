@@ -3,6 +3,7 @@
 SPDX-License-Identifier: MIT
 """
 
+import errno
 import io
 import os
 import struct
@@ -123,6 +124,53 @@ def test_raw_of_a_huge_address_span_is_a_sparse_file(tmp_path):
         assert file.read(PAGE) == stamp(0)
         file.seek(far * PAGE)
         assert file.read() == stamp(1)
+
+
+class NarrowFile(io.BytesIO):
+    """A file that cannot be larger than 1 MiB, as one on a file system may be."""
+
+    def __init__(self, number, at="seek"):
+        super().__init__()
+        self.number, self.at = number, at
+
+    def seek(self, place, whence=0):
+        if self.at == "seek" and place > 1 << 20:
+            raise OSError(self.number, "no")
+        return super().seek(place, whence)
+
+    def write(self, data):
+        if self.at == "write" and self.tell() + len(data) > 1 << 20:
+            raise OSError(self.number, "no")
+        return super().write(data)
+
+
+@pytest.mark.parametrize("at", ["seek", "write"])
+def test_raw_that_the_file_cannot_be(at):
+    with kdmp.open(runs_dump([(1, 1), (0x100, 1)])) as dump:
+        for number in (errno.EINVAL, errno.EFBIG):
+            file = NarrowFile(number, at)
+            with pytest.raises(kdmp.UnsupportedDumpError, match=f"{0x101000} bytes because of frame 0x100"):
+                convert(dump, file, RAW)
+            if at == "seek":
+                assert file.getvalue() == b""  # nothing has been written
+        with pytest.raises(OSError, match="no"):
+            convert(dump, NarrowFile(errno.EIO, at), RAW)
+
+
+def test_raw_with_a_frame_beyond_any_file(tmp_path):
+    with kdmp.open(runs_dump([(1, 1)])) as dump, dump.overlay() as ov:
+        ov.create_frame(1 << 39)
+        with pytest.raises(kdmp.UnsupportedDumpError, match="frame 0x8000000000,"):
+            ov.save_as(io.BytesIO(), RAW)  # 2 PiB of memory
+        file = io.BytesIO()
+        file.seek(1 << 62)
+        with pytest.raises(kdmp.UnsupportedDumpError, match=f"{(1 << 51) + PAGE} bytes"):
+            ov.save_as(file, RAW)
+        target = tmp_path / "memory.raw"
+        try:
+            assert ov.save_as(target, RAW).size == target.stat().st_size == (1 << 51) + PAGE
+        except kdmp.UnsupportedDumpError as error:  # as ext4
+            assert "frame 0x8000000000," in str(error) and list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("name, kind", KINDS.items())

@@ -58,6 +58,7 @@ def test_truth(machine):
 
 
 def test_registers_in_one_view(machine):
+    """C58: segments, descriptor tables, control registers and MSRs, each with where it is from."""
     dump, truth = machine
     for one in truth["cpus"]:
         view = dump.windows.cpus[one["cpu"]].registers
@@ -69,6 +70,9 @@ def test_registers_in_one_view(machine):
         assert "SpecialRegisters" in view.source("cr3") and "context" in view.source("rip")
         assert view.fs_base == one["specials"].get("MsrFsBase")
         assert view.xcr0 == one["specials"].get("Xcr0")
+    for bad in (1.0, "0", None):
+        with pytest.raises(TypeError, match="integer"):
+            dump.windows.cpus[bad]
 
 
 def test_without_symbols_kdbg_and_fixed_offsets_give_the_same(machine):

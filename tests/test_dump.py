@@ -306,3 +306,9 @@ def test_read_file():
         for offset, size in ((len(image), 1), (len(image) - 1, 2), (1 << 63, 1)):
             with pytest.raises(kdmp.FormatError):
                 dump.read_file(offset, size)
+
+
+@pytest.mark.parametrize("dtb", [1.0, "4096"])
+def test_a_root_is_an_integer(dtb, small_image):
+    with pytest.raises(TypeError, match="integer"):
+        kdmp.Dump(small_image, dtb=dtb)

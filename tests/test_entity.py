@@ -4,11 +4,15 @@ SPDX-License-Identifier: MIT
 """
 
 import builtins
+import pickle
 from datetime import UTC, datetime
 
 import pytest
+import shareddata
+from conftest import small_machine
 
 import kdmp
+from kdmp.symbols import SymbolError
 from kdmp.windows.entity import Entity, Listing, Problem, fact, plain, show
 
 
@@ -172,3 +176,23 @@ def test_without_pandas_one_sentence_says_what_to_install(thing, monkeypatch):
     monkeypatch.setattr(builtins, "__import__", without)
     with pytest.raises(ImportError, match=r"install kdmp\[pandas\]"):
         Listing([thing]).to_frame()
+
+
+def test_closed_dumps_and_pickles():
+    with kdmp.open(shareddata.machine_dump("win10-19041", "kernel")) as dump:
+        windows = dump.windows
+        process, thread, module = windows.processes()[3], windows.threads()[0], windows.modules()[0]
+        assert repr(windows.processes()[4]).startswith("<Process 4")
+    for entity in (process, thread, module, windows):
+        assert "closed" in repr(entity) or hex(entity.address) in repr(entity)
+        with pytest.raises(TypeError, match="pickle"):
+            pickle.dumps(entity)
+
+
+def test_an_error_of_the_layout_stands_alone():
+    with kdmp.open(small_machine().dump(minor_version=3)) as dump:
+        for _ in range(2):
+            with pytest.raises(SymbolError) as caught:
+                dump.windows.processes()
+            assert caught.value.__context__ is None
+        assert not dump.windows.has_layout

@@ -53,7 +53,7 @@ REASONS = {
     "prototype-subsection": {"file_backed"},
     "prototype-pagefile": {"paged_out"},
     "prototype-zero": {"demand_zero"},
-    "vad-prototype": {"vad", "not_in_dump"},
+    "vad-prototype": {"readable", "not_in_dump"},
     "demand-zero": {"demand_zero"},
     "pagefile": {"paged_out"},
     "zero": {"empty", "untouched"},

@@ -139,7 +139,7 @@ def entry_of(reader, va):
         state = "table" if isinstance(exc, kdmp.NotInDumpError) and exc.level else exc.state
         return ("prototype" if exc.prototype else state), size, None, None
     state = "prototype" if got.prototype else got.state
-    rights = tuple(getattr(got, name) for name in RIGHTS) if state != "prototype" else None
+    rights = tuple(getattr(got, name) for name in RIGHTS)
     return state, got.page_size, rights, None if state == "prototype" else got.pa
 
 

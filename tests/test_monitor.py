@@ -180,6 +180,48 @@ def test_roots(world):
     assert world.figures() == (4, 4, 1)
 
 
+def test_new(world):
+    """P12: a new monitor is empty."""
+    world.open()
+    assert world.figures() == (0, 0, 0) and len(world.monitor) == 0
+    assert world.monitor.state() == {"tables": 0, "entries": 0, "paged_in": 0, "marked": {}, "addresses": []}
+    assert world.events() == [] and world.monitor.status(VA, ROOT) is None
+    assert world.overlay.take_dirty() == []
+
+
+def test_what_is_remembered(world):
+    """P7: what an address was given, whether it has a page and which, its entries from the root down."""
+    opened(world)
+    tag = ("a", 1)
+    world.watch(OTHER_PML4 + 5, tag=tag)
+    there, absent = world.monitor.state()["addresses"]
+    assert (there["va"], there["root"], there["paging"], there["tag"]) == (VA, ROOT, "x64", None)
+    assert (there["paged_in"], there["pa"], there["references"]) == (True, PAGE_A, 1)
+    places = [(level, world.where(VA, level)) for level in (4, 3, 2, 1)]
+    assert [(entry["level"], entry["pa"]) for entry in there["chain"]] == places
+    assert [entry["value"] for entry in there["chain"]] == [world.load(pa) for _, pa in places]
+    assert (absent["va"], absent["tag"]) == (OTHER_PML4 + 5, tag)
+    assert (absent["paged_in"], absent["pa"]) == (False, None)
+    assert absent["chain"] == [{"level": 4, "pa": world.where(OTHER_PML4, 4), "value": 0}]
+
+
+@pytest.mark.parametrize("paging, levels", [("x64", 4), ("la57", 5), ("pae", 3), ("x86", 2)])
+def test_paging_modes(paging, levels):
+    """P2: the same monitor for every mode; only how a mode walks and reads its entries differs."""
+    world, va = World(paging), 0x1234_5000
+    world.map(va, PAGE_A)
+    world.open()
+    assert world.watch(va).pa == PAGE_A
+    assert world.figures() == (levels, levels, 1)
+    (facts,) = world.monitor.state()["addresses"]
+    assert facts["paging"] == paging
+    assert [entry["level"] for entry in facts["chain"]] == list(range(levels, 0, -1))
+    world.write(va, PAGE_B | LEAF)
+    assert world.events() == [("out", va, PAGE_A, 1), ("in", va, PAGE_B, 1)]
+    world.write(va, 0, levels)
+    assert world.events() == [("out", va, PAGE_B, 1)] and world.figures() == (1, 1, 0)
+
+
 def test_defaults(world):
     """Root and paging mode are the dump's; an AccessContext may say the root."""
     opened(world)
@@ -1302,7 +1344,7 @@ def test_machines(machine):
     """All that is mapped, the edges of it and beyond, is as the core says; nothing happens from a dump to
     itself, and from a full dump to a kernel dump nothing goes but what it left out."""
     dumps = [kdmp.Dump(machine_dump(machine, kind)) for kind in ("full", "kernel")]
-    reader, monitor, seen = dumps[0].reader(), PageTableMonitor(dumps[0]), set()
+    reader, monitor, seen = dumps[0].reader(discover=False), PageTableMonitor(dumps[0]), set()
     for one in reader.mappings():
         for va in (one.start, one.start + one.size // 2 + 1, one.start + one.size):
             try:

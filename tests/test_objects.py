@@ -3,7 +3,6 @@
 SPDX-License-Identifier: MIT
 """
 
-import copy
 import pickle
 import struct
 from types import SimpleNamespace
@@ -131,6 +130,15 @@ def test_pointers_are_numbers_that_can_be_followed(outer):
     assert pickle.loads(pickle.dumps(outer.Next)) == OTHER
 
 
+def test_positions_are_integers(outer):
+    for bad in (1.0, None):
+        with pytest.raises(TypeError, match="integer"):
+            outer.Next[bad]
+    for bad in (1.0, None, "Text"):
+        with pytest.raises(TypeError, match="integer"):
+            Array.__getitem__(Array(None, None, None, AT, 4), bad)
+
+
 def test_structures_arrays_unions_enumerations(outer):
     assert outer.Inner.Value == 7
     assert outer.Inner.address == AT + 24
@@ -209,9 +217,32 @@ def test_identity(outer, types):
     assert outer.cast("_INNER").Value == 0xFFFD00FE
     assert outer.field_address("Real") == AT + 60
     assert outer.field("High").bit_width == 3
-    assert copy.copy(outer) == outer
+    with pytest.raises(TypeError, match="cannot be pickled"):
+        pickle.dumps(outer)
+    with pytest.raises(TypeError, match="iterable"):
+        list(outer)
     with pytest.raises(AttributeError):
         outer.Byte = 1
+
+
+@pytest.mark.parametrize("machine", ["win7-7601", "win10-19041"])
+def test_every_structure_prints_whatever_is_there(machine):
+    """Fields called __something, signed bytes, arrays of small structures ..."""
+    truth = shareddata.truth(machine)
+    with kdmp.open(shareddata.machine_dump(machine, "full")) as dump:
+        windows = dump.windows
+        for at in (truth["processes"][5]["eprocess"], truth["kernel_base"]):
+            for name in windows.layout.structs:
+                typed = windows.object(name, at)
+                assert str(typed).startswith(name)
+                assert set(typed.to_dict(2)) == set(typed._names())
+        assert windows.object("_EXCEPTION_RECORD64", at)["__unusedAlignment"] >= 0
+        assert windows.object("nt!EPROCESS", at).type == "_EPROCESS"
+        for wrong in (-1, 1 << 64):
+            with pytest.raises(OverflowError):
+                windows.object("_EPROCESS", wrong)
+            with pytest.raises(OverflowError):
+                windows.symbolize(wrong)
 
 
 def test_any_path_is_found_by_its_last_name(outer):

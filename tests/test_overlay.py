@@ -298,6 +298,40 @@ def test_scratch(ov):
     assert ov.phys.read_u64(0x20000) == 1
 
 
+def test_scratch_whose_snapshot_is_gone(small_image):
+    """The exception of the block is the one that comes out, whatever became of the snapshot."""
+    dump = kdmp.Dump(small_image)
+    ov = dump.overlay()
+    for end in (ov.reset, ov.forget, dump.close):
+        with pytest.raises(KeyError, match="mine"), ov.scratch():
+            ov.write_u64(0x20000, 2)
+            end()
+            raise KeyError("mine")
+        if end != dump.close:
+            with ov.scratch():
+                end()
+            ov.reset()
+    with kdmp.Dump(small_image) as dump, dump.overlay() as ov:
+        older = ov.snapshot()
+        with ov.scratch():
+            ov.write_u64(0x20000, 2)
+            ov.restore(older)
+        assert ov.phys.read_u64(0x20000) == 0x20 and ov.restore(older) == 0
+
+
+def test_scratch_that_cannot_be_undone(ov, monkeypatch):
+    """Without an exception of the block that of the undoing is seen; else it is not."""
+
+    def fail(snapshot):
+        raise RuntimeError("busy")
+
+    monkeypatch.setattr(ov, "restore", fail, raising=False)
+    with pytest.raises(KeyError, match="mine"), ov.scratch():
+        raise KeyError("mine")
+    with pytest.raises(RuntimeError, match="busy"), ov.scratch():
+        pass
+
+
 def test_c70_reset(dump, ov):
     """C70: as new: no changes, no snapshots, no watches."""
     ov.write_u64(0x20000, 1)
@@ -771,3 +805,35 @@ class Model(RuleBasedStateMachine):
 
 TestRandomOperations = Model.TestCase
 TestRandomOperations.settings = settings(max_examples=40, stateful_step_count=40, deadline=None)
+
+
+@pytest.mark.parametrize("what", ["mappings", "translate_many", "read_many", "read"])
+def test_an_overlay_emptied_while_a_file_object_is_read(what):
+    """Tables in the overlay, pages in a file object whose reads let others in: no page of it is kept."""
+    image = small_machine().dump()
+    file = Hooked(image)
+    with kdmp.Dump(file) as dump:
+        plain = dump.reader(dtb=0x1000, paging="x64")
+        expected = [(m.start, m.size, m.state) for m in plain.mappings()]
+        ov = dump.overlay()
+        reader = ov.reader(dtb=0x1000, paging="x64")
+        for entry in plain.translate(KERNEL_VA).entries[:3]:
+            ov.write_u64(kdmp.phys(entry.pa), entry.value)  # the upper tables are the overlay's now
+
+        def emptied():
+            ov.reset()
+            for pfn in range(0x50000, 0x50004):  # its pages are used again
+                ov.create(pfn)
+
+        file.hook = emptied
+        if what == "mappings":
+            assert [(m.start, m.size, m.state) for m in reader.mappings()] == expected
+        elif what == "translate_many":
+            addresses = [KERNEL_VA + 8 * n for n in range(64)]
+            assert [int(pa) for pa in reader.translate_many(addresses).pa] == [
+                0x20000 + 8 * n for n in range(64)
+            ]
+        else:
+            data = reader.read_many([KERNEL_VA], 8).data if what == "read_many" else reader.read(KERNEL_VA, 8)
+            assert bytes(data) == dump.phys.read(0x20000, 8)
+        assert file.hook is None

@@ -418,3 +418,42 @@ def test_random_operations_agree_with_the_model(core):
     run_state_machine_as_test(
         Machine, settings=settings(max_examples=60, stateful_step_count=30, deadline=None)
     )
+
+
+def test_forgotten_snapshots_cost_nothing(overlay):
+    """The log keeps one version of a frame for each snapshot that is left, however many were forgotten."""
+    lib = overlay.lib
+    _, original = overlay.read(0x1000, PAGE)
+    first = overlay.snapshot()
+    for round in range(2000):
+        inner = overlay.snapshot()
+        assert overlay.write(0x1000 + round % 64, b"x") == 0
+        assert lib.kdmp_overlay_drop(overlay.overlay, inner) == 0
+    assert overlay.restore(first) == (0, 1)
+    assert overlay.read(0x1000, PAGE)[1] == original
+    window = [overlay.snapshot() for _ in range(3)]
+    for round in range(2000):
+        assert overlay.write(0x1000, bytes([round % 256])) == 0
+        window.append(overlay.snapshot())
+        assert lib.kdmp_overlay_drop(overlay.overlay, window.pop(0)) == 0
+    assert overlay.restore(window[0])[0] == 0
+    assert overlay.read(0x1000, 1)[1] == bytes([1997 % 256])
+    assert overlay.restore(first) == (0, 1)
+    assert overlay.read(0x1000, PAGE)[1] == original
+
+
+def test_which_frames_exist_decides_translations(overlay):
+    """Without the L1TF mask a transition PTE means the frame that is there, so the cache must notice one."""
+    assert overlay.open_tlb(64) == 0
+    walk = overlay.ffi.new("struct kdmp_translation *")
+    assert overlay.lib.kdmp_translate(overlay.space("X64"), KERNEL_VA, walk) == 0
+    entry = 0x20 << 12 | 1 << 45 | 1 << 11 | 4 << 5
+    assert overlay.write(walk.entries[walk.depth - 1].paddr, entry.to_bytes(8, "little")) == 0
+    old = overlay.read(KERNEL_VA, 8, "X64")
+    assert old == overlay.read(0x20000, 8)
+    high = 0x20 | 1 << 33
+    assert overlay.lib.kdmp_overlay_create(overlay.overlay, high) == 0
+    assert overlay.write(high << 12, b"NEWFRAME") == 0
+    assert overlay.read(KERNEL_VA, 8, "X64") == (0, b"NEWFRAME")
+    assert overlay.lib.kdmp_overlay_revert(overlay.overlay, high) == 0
+    assert overlay.read(KERNEL_VA, 8, "X64") == old

@@ -10,6 +10,7 @@ import pytest
 import seriesdumps
 import shareddata
 from clidumps import arm64_dump, x86_dump
+from conftest import small_machine
 from dumpbuilder import BITMAP, FULL, build, stamp
 from seriesdumps import KUSER, MACHINE, Later, original
 from test_leaks import small_triage
@@ -375,3 +376,30 @@ def test_monitor_events():
     assert not [e for e in (*one, *two) if e.tag == 1]
     for dump in dumps:
         dump.close()
+
+
+def test_a_series_in_a_collector_records_nothing():
+    """What the series looks for to tell the machine is no fault of the user's."""
+    with kdmp.open(small_machine().dump()) as first, kdmp.open(small_machine().dump()) as second:
+        for dump in (first, second):
+            with dump.collect_faults() as faults:
+                series = series_of(first, second)
+            assert list(faults) == []
+            assert len(series) == 2
+
+
+def test_remarks_about_dumps_that_tell_nothing():
+    with (
+        kdmp.open(build(FULL, {1: stamp(1)})) as blank,
+        kdmp.open(build(BITMAP, {1: stamp(1)})) as other,
+        kdmp.open(build(FULL, {1: stamp(1)}, minor_version=19041)) as known,
+        kdmp.open(build(FULL, {1: stamp(1)}, system_time=132_579_599_029_877_650)) as dated,
+    ):
+        series = series_of(blank, other, known, known)
+        assert [remark.split(": ")[1][:13] for remark in series.remarks] == ["dumps 0 and 1", "dumps 1 and 2"]
+        assert all("nothing tells whether these are of one machine" in remark for remark in series.remarks)
+        assert series.mismatches == ()
+        assert len(series_of(dated, dated).remarks) == 1  # a time alone is no boot
+        assert series_of(known, known).remarks == series_of(blank).remarks == []
+    with Later().open() as second:
+        assert series_of(original(), second).remarks == []

@@ -434,6 +434,8 @@ def test_many_structures_in_one_read():
     assert len(memory.asked) == 2
     with pytest.raises(ValueError, match="negative"):
         read_structs(memory, 0x1000, "<H", -1)
+    with pytest.raises(TypeError, match="integer"):
+        read_structs(memory, 0x1000, "<H", 1.0)
     with pytest.raises(TypeError, match="described by"):
         read_structs(memory, 0x1000, 7, 0)
 

@@ -223,3 +223,24 @@ def test_no_views_of_dumps_without_frames():
     kdmp.write_triage(out, header={"minor_version": 19041}, stack=(KERNEL_VA, b"stack"))
     with kdmp.Dump(out.getvalue()) as dump, pytest.raises(kdmp.UnsupportedDumpError, match="physical"):
         dump.overlay()
+
+
+@pytest.mark.parametrize("which", ["n", 1])
+def test_c61_destroy_after_close(small_image, which):
+    """C61: a view of a closed dump can be destroyed like others."""
+    dump = kdmp.Dump(small_image)
+    view = dump.views.create("n", print)
+    dump.close()
+    dump.views.destroy(which)
+    assert view not in dump.views.values() and "n" not in dump.views._named
+    with pytest.raises(KeyError):
+        dump.views.destroy("n")
+
+
+def test_c60_a_reader_of_the_dump_as_view(dump, small_image):
+    """C60: the dump may be named as the view, as for a monitor."""
+    dump.overlay("other").write_u64(0x20000, 5)
+    reader = dump.reader(0x1000, "x64", view=dump)
+    assert reader.view == 0 and reader.overlay is None and reader.read_u64(KERNEL_VA) == 0x20
+    with kdmp.Dump(small_image) as other, pytest.raises(ValueError, match="another dump"):
+        dump.reader(0x1000, "x64", view=other)

@@ -295,3 +295,25 @@ def test_c57_ranges_are_intersections(watched, written):
             for one, (start, size) in zip(seen, watched, strict=True):
                 low, high = max(at, start), min(at + count, start + size)
                 assert one.take() == ([(low, high - low)] if low < high else [])
+
+
+@pytest.mark.parametrize("paging", ["x86", "pae"])
+def test_c57_a_32_bit_space_ends_at_4_gib(paging):
+    """C57: `size` None goes up to the last address of the space, and behind it there is nothing to watch."""
+    memory = Memory()
+    tables = ArchTables(memory, paging, root=0x1000, spare=0x10)
+    tables.map(0xFFFF_F000, 0x20000)
+    memory.page(0x20)
+    with kdmp.Dump(arch_dump(memory.pages, paging, 0x1000)) as dump, dump.overlay() as ov:
+        reader, seen = ov.reader(0x1000, paging, discover=False), Seen()
+        watch = ov.watch(0xFFFF_E800, None, seen, reader)
+        assert (watch.start, watch.size) == (0xFFFF_E800, 0x1800)
+        reader.write(0xFFFF_FFF8, b"12345678")
+        assert seen == [(0xFFFF_FFF8, 8)]
+        for first in (1 << 32, (1 << 64) - 8):
+            for size in (None, 8):
+                with pytest.raises(ValueError, match="last address, 0xffffffff"):
+                    ov.watch(first, size, seen, reader)
+        assert ov.watch(1 << 32, None, seen).size == (1 << 64) - (1 << 32)  # physical
+        with pytest.raises(ValueError, match="last address"):
+            ov.watch(1 << 64, None, seen)

@@ -32,7 +32,7 @@ PYTHON_ALONE=(bugcheck.py context.py convert.py hexdump.py packed.py structs.py
               kdbg.py choose.py kernel.py image.py modules.py lists.py entity.py
               objects.py 'cpus*.py' arguments.py trapframe.py processes.py
               proc_threads.py handletable.py user.py ldr.py vads.py
-              explain_vad.py)
+              explain_vad.py 'monitor*.py' series.py emulators.py watches.py)
 C_TESTS=(bytes mmu source oom threads)
 
 ALL=(bare symbols lint format types stubs ctests tsan valgrind nomemory fuzz asan analyze)

@@ -120,11 +120,10 @@ raise_change(OverlayObject *self, enum kdmp_status status, const char *what,
 {
     if (status == KDMP_E_NOMEM)
         return PyErr_NoMemory();
-    PyErr_Format(status == KDMP_E_NOT_IN_DUMP
-                     ? self->state->errors[E_UNREADABLE]
-                     : PyExc_ValueError,
-                 what, (unsigned long long)pfn);
-    return NULL;
+    return raise_text(status == KDMP_E_NOT_IN_DUMP
+                          ? self->state->errors[E_UNREADABLE]
+                          : PyExc_ValueError,
+                      "frame 0x%llx %s", (unsigned long long)pfn, what);
 }
 
 /* A method of one frame number. */
@@ -150,7 +149,8 @@ overlay_create(PyObject *op, PyObject *arg)
     status = kdmp_overlay_create(self->handle, pfn);
     dump_unpin(self->dump);
     if (status != KDMP_OK)
-        return raise_change(self, status, "frame 0x%llx exists already", pfn);
+        return raise_change(self, status,
+                            "exists already, or is no frame number", pfn);
     Py_RETURN_NONE;
 }
 
@@ -171,8 +171,7 @@ overlay_revert_frame(PyObject *op, PyObject *arg)
     status = kdmp_overlay_revert(self->handle, pfn);
     dump_unpin(self->dump);
     if (status == KDMP_E_NOMEM || status == KDMP_E_ARGUMENT)
-        return raise_change(self, status,
-                            "frame 0x%llx is shown by a remapped one", pfn);
+        return raise_change(self, status, "is shown by a remapped one", pfn);
     return PyBool_FromLong(status == KDMP_OK);
 }
 
@@ -206,10 +205,10 @@ overlay_remap(PyObject *op, PyObject *const *args, Py_ssize_t nargs)
     status = kdmp_overlay_remap(self->handle, pfn, target);
     dump_unpin(self->dump);
     if (status == KDMP_E_NOT_IN_DUMP)
-        return raise_change(self, status, "there is no frame 0x%llx", target);
+        return raise_change(self, status, "does not exist", target);
     if (status != KDMP_OK)
         return raise_change(self, status,
-                            "frame 0x%llx cannot be remapped: it has content "
+                            "cannot be remapped: it has content "
                             "of its own, or a remapped frame is involved",
                             pfn);
     Py_RETURN_NONE;
@@ -346,8 +345,8 @@ overlay_snapshot(PyObject *op, PyObject *unused)
 
 PyDoc_STRVAR(restore_doc,
              "restore($self, snapshot, /)\n--\n\n"
-             "Go back to a snapshot, which stays; return how many frames that "
-             "changed.\n\n"
+             "Go back to a snapshot, which stays; return how many changes that "
+             "took back.\n\n"
              "Snapshots taken after it are gone; ValueError for one that is "
              "gone. Costs what was\n"
              "written since, not what the overlay holds.");
@@ -434,7 +433,7 @@ overlay_watch_frame(PyObject *op, PyObject *arg)
     status = kdmp_overlay_watch(self->handle, pfn);
     dump_unpin(self->dump);
     if (status != KDMP_OK)
-        return raise_change(self, status, "0x%llx is no frame number", pfn);
+        return raise_change(self, status, "is no frame number", pfn);
     Py_RETURN_NONE;
 }
 

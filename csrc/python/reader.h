@@ -17,10 +17,12 @@ typedef struct {
     DumpObject *dump;       /* NULL until initialised */
     OverlayObject *overlay; /* NULL: the dump as it is */
     struct kdmp_space space;
-    struct kdmp_tlb *tlb;  /* also in 'space' while it is enabled */
-    uint64_t string_limit; /* bytes; UINT64_MAX for None */
+    struct kdmp_tlb *tlb;    /* also in 'space' while it is enabled */
+    struct kdmp_view *views; /* also in 'space', once they are known */
+    uint64_t string_limit;   /* bytes; UINT64_MAX for None */
     uint8_t pointer_size;
     char strict; /* raises even if faults are collected */
+    char views_asked;
 } ReaderObject;
 
 extern PyType_Spec reader_spec;
@@ -73,12 +75,10 @@ access_release(ReaderObject *self, struct access *access, uint64_t size)
 {
     if (size < RELEASE_GIL_MIN || self->dump->file != NULL)
         return NULL;
-    if (access->space->tlb != NULL) {
-        if (access->space != &access->other)
-            access->other = *access->space;
-        access->other.tlb = NULL;
-        access->space = &access->other;
-    }
+    if (access->space != &access->other)
+        access->other = *access->space; /* others may change the reader's */
+    access->other.tlb = NULL;
+    access->space = &access->other;
     if (self->overlay != NULL)
         self->overlay->readers++;
     return PyEval_SaveThread();
@@ -92,6 +92,21 @@ access_reacquire(ReaderObject *self, PyThreadState *ts)
     PyEval_RestoreThread(ts);
     if (self->overlay != NULL)
         self->overlay->readers--;
+}
+
+/* reader_views.c: after a walk that ended at an entry which leaves the answer
+   to the VAD, ask once what the VADs say.  1: more is known now, and the
+   access has begun again; 0: no; -1: an exception. */
+int access_ask_vads(ReaderObject *self, struct access *access);
+
+static inline int
+access_again(ReaderObject *self, struct access *access, enum kdmp_status status,
+             const struct kdmp_translation *walk)
+{
+    if (status != KDMP_E_NOT_PRESENT || walk->state != KDMP_PTE_VAD
+        || self->views_asked || access->context != NULL)
+        return 0;
+    return access_ask_vads(self, access);
 }
 
 /* The address 'offset' bytes further; KDMP_E_ADDRESS_END and a fault that

@@ -29,6 +29,7 @@ read_up_to(ReaderObject *self, struct read_call *call)
     PyObject *out = PyBytes_FromStringAndSize(NULL, room);
     uint64_t address, done;
     PyThreadState *ts;
+    int again;
 
     if (out == NULL)
         return NULL;
@@ -36,29 +37,37 @@ read_up_to(ReaderObject *self, struct read_call *call)
         Py_DECREF(out);
         return NULL;
     }
-    call->status = KDMP_OK;
-    while (total < call->size) {
-        if (total == room) {
-            room = call->size - room > room ? 2 * room : call->size;
-            if (_PyBytes_Resize(&out, room) < 0) {
-                dump_unpin(self->dump);
-                return NULL;
+    do {
+        call->status = KDMP_OK;
+        while (total < call->size) {
+            if (total == room) {
+                room = call->size - room > room ? 2 * room : call->size;
+                if (_PyBytes_Resize(&out, room) < 0) {
+                    dump_unpin(self->dump);
+                    return NULL;
+                }
             }
+            call->status = access_advance(&call->access, (uint64_t)total,
+                                          &address, &call->fault);
+            if (call->status != KDMP_OK)
+                break;
+            ts = access_release(self, &call->access, (uint64_t)(room - total));
+            call->status = kdmp_read(
+                call->access.space, address, PyBytes_AS_STRING(out) + total,
+                (uint64_t)(room - total), &done, &call->fault);
+            access_reacquire(self, ts);
+            total += (Py_ssize_t)done;
+            if (call->status != KDMP_OK)
+                break;
         }
-        call->status = access_advance(&call->access, (uint64_t)total, &address,
-                                      &call->fault);
-        if (call->status != KDMP_OK)
-            break;
-        ts = access_release(self, &call->access, (uint64_t)(room - total));
-        call->status = kdmp_read(call->access.space, address,
-                                 PyBytes_AS_STRING(out) + total,
-                                 (uint64_t)(room - total), &done, &call->fault);
-        access_reacquire(self, ts);
-        total += (Py_ssize_t)done;
-        if (call->status != KDMP_OK)
-            break;
+        call->status = access_end(self, call->status);
+        again =
+            access_again(self, &call->access, call->status, &call->fault.walk);
+    } while (again > 0);
+    if (again < 0) {
+        Py_DECREF(out);
+        return NULL;
     }
-    call->status = access_end(self, call->status);
     if (call->status != KDMP_OK && !is_absent(call->status)) {
         Py_DECREF(out);
         return raise_fault(self->state, call->access.space, &call->fault);
@@ -171,6 +180,7 @@ reader_read_into(PyObject *op, PyObject *const *args, Py_ssize_t nargs,
     Py_buffer view;
     PyThreadState *ts;
     uint64_t done = 0, size;
+    int again;
 
     if (bind_args(&sig, args, nargs, kwnames, slot) < 0
         || access_convert(self, slot[0], &access) < 0
@@ -181,15 +191,20 @@ reader_read_into(PyObject *op, PyObject *const *args, Py_ssize_t nargs,
         PyBuffer_Release(&view);
         return NULL;
     }
-    if (view.len > 0) {
-        ts = access_release(self, &access, (uint64_t)view.len);
-        status = kdmp_read(access.space, access.address, view.buf,
-                           (uint64_t)view.len, &done, &fault);
-        access_reacquire(self, ts);
-    }
-    status = access_end(self, status);
+    do {
+        if (view.len > 0) {
+            ts = access_release(self, &access, (uint64_t)view.len);
+            status = kdmp_read(access.space, access.address, view.buf,
+                               (uint64_t)view.len, &done, &fault);
+            access_reacquire(self, ts);
+        }
+        status = access_end(self, status);
+        again = access_again(self, &access, status, &fault.walk);
+    } while (again > 0);
     size = (uint64_t)view.len;
     PyBuffer_Release(&view);
+    if (again < 0)
+        return NULL;
     if (status != KDMP_OK && !is_absent(status))
         return raise_fault(self->state, access.space, &fault);
     if (status != KDMP_OK && reader_collects(self)
@@ -319,6 +334,7 @@ reader_read_gaps(PyObject *op, PyObject *const *args, Py_ssize_t nargs,
     Py_ssize_t size, fill = 0;
     PyThreadState *ts;
     PyObject *out, *list;
+    int again;
 
     if (bind_args(&sig, args, nargs, kwnames, slot) < 0
         || access_convert(self, slot[0], &access) < 0
@@ -337,11 +353,24 @@ reader_read_gaps(PyObject *op, PyObject *const *args, Py_ssize_t nargs,
         Py_DECREF(out);
         return NULL;
     }
-    ts = access_release(self, &access, (uint64_t)size);
-    status = read_around(&access, (uint8_t *)PyBytes_AS_STRING(out),
-                         (uint64_t)size, (int)fill, &holes, &fault);
-    access_reacquire(self, ts);
-    status = access_end(self, status);
+    do {
+        ts = access_release(self, &access, (uint64_t)size);
+        status = read_around(&access, (uint8_t *)PyBytes_AS_STRING(out),
+                             (uint64_t)size, (int)fill, &holes, &fault);
+        access_reacquire(self, ts);
+        status = access_end(self, status);
+        again = 0;
+        for (size_t i = 0; i < holes.count && again == 0; i++)
+            again = access_again(self, &access, holes.items[i].fault.status,
+                                 &holes.items[i].fault.walk);
+        if (again > 0)
+            holes.count = 0;
+    } while (again > 0);
+    if (again < 0) {
+        PyMem_RawFree(holes.items);
+        Py_DECREF(out);
+        return NULL;
+    }
     list = status == KDMP_OK ? gap_list(self, &access, &holes)
                              : raise_fault(self->state, access.space, &fault);
     if (list != NULL && holes.count > 0 && reader_collects(self)
@@ -395,6 +424,7 @@ reader_is_readable(PyObject *op, PyObject *const *args, Py_ssize_t nargs,
     enum kdmp_status status;
     Py_ssize_t size = 1;
     PyThreadState *ts;
+    int again;
 
     if (bind_args(&sig, args, nargs, kwnames, slot) < 0
         || access_convert(self, slot[0], &access) < 0
@@ -402,10 +432,15 @@ reader_is_readable(PyObject *op, PyObject *const *args, Py_ssize_t nargs,
         || access_begin(self, &access) < 0) {
         return NULL;
     }
-    ts = access_release(self, &access, (uint64_t)size);
-    status = probe(&access, (uint64_t)size, &fault);
-    access_reacquire(self, ts);
-    status = access_end(self, status);
+    do {
+        ts = access_release(self, &access, (uint64_t)size);
+        status = probe(&access, (uint64_t)size, &fault);
+        access_reacquire(self, ts);
+        status = access_end(self, status);
+        again = access_again(self, &access, status, &fault.walk);
+    } while (again > 0);
+    if (again < 0)
+        return NULL;
     if (status != KDMP_OK && !is_absent(status))
         return raise_fault(self->state, access.space, &fault);
     return PyBool_FromLong(status == KDMP_OK);

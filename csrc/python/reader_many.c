@@ -65,6 +65,30 @@ many_init(struct many *many, PyObject *const *slot, Py_ssize_t size)
     return 0;
 }
 
+/* Whether one of the addresses leaves the answer to the VAD, and the VADs have
+   just been asked for the first time: as access_again(). */
+static int
+many_again(ReaderObject *self, struct access *access, const struct many *many)
+{
+    const uint64_t *addresses = many->addresses.buf;
+    const uint8_t *statuses = many->statuses.buf;
+    struct kdmp_translation walk;
+
+    if (self->views_asked || dump_pin(self->dump) < 0) {
+        PyErr_Clear();
+        return 0;
+    }
+    memset(&walk, 0, sizeof(walk));
+    for (Py_ssize_t i = 0; i < many->count; i++)
+        if (statuses[i] == KDMP_E_NOT_PRESENT) {
+            (void)kdmp_translate(&self->space, addresses[i], &walk);
+            if (walk.state == KDMP_PTE_VAD)
+                break;
+        }
+    dump_unpin(self->dump);
+    return access_again(self, access, (enum kdmp_status)walk.status, &walk);
+}
+
 static PyObject *
 many_end(ReaderObject *self, struct many *many, enum kdmp_status status)
 {
@@ -106,12 +130,14 @@ reader_translate_into(PyObject *op, PyObject *const *args, Py_ssize_t nargs,
         many_deinit(&many);
         return NULL;
     }
-    ts = access_release(self, &access, (uint64_t)many.count * 256);
-    status = kdmp_translate_many(access.space, many.addresses.buf,
-                                 (size_t)many.count, many.out.buf,
-                                 many.statuses.buf);
-    access_reacquire(self, ts);
-    status = access_end(self, status);
+    do {
+        ts = access_release(self, &access, (uint64_t)many.count * 256);
+        status = kdmp_translate_many(access.space, many.addresses.buf,
+                                     (size_t)many.count, many.out.buf,
+                                     many.statuses.buf);
+        access_reacquire(self, ts);
+        status = access_end(self, status);
+    } while (status == KDMP_OK && many_again(self, &access, &many) > 0);
     return many_end(self, &many, status);
 }
 
@@ -147,12 +173,14 @@ reader_read_many_into(PyObject *op, PyObject *const *args, Py_ssize_t nargs,
         many_deinit(&many);
         return NULL;
     }
-    ts = access_release(self, &access,
-                        (uint64_t)many.count * ((uint64_t)size + 256));
-    status =
-        kdmp_read_many(access.space, many.addresses.buf, (size_t)many.count,
-                       (uint64_t)size, many.out.buf, many.statuses.buf);
-    access_reacquire(self, ts);
-    status = access_end(self, status);
+    do {
+        ts = access_release(self, &access,
+                            (uint64_t)many.count * ((uint64_t)size + 256));
+        status =
+            kdmp_read_many(access.space, many.addresses.buf, (size_t)many.count,
+                           (uint64_t)size, many.out.buf, many.statuses.buf);
+        access_reacquire(self, ts);
+        status = access_end(self, status);
+    } while (status == KDMP_OK && many_again(self, &access, &many) > 0);
     return many_end(self, &many, status);
 }

@@ -62,6 +62,8 @@ access_resolve(ReaderObject *self, struct access *access)
 
     access->other = self->space;
     access->other.tlb = NULL; /* it knows this reader's space only */
+    access->other.views = NULL;
+    access->other.view_count = 0;
     if (context->physical) {
         access->other.paging = KDMP_PAGING_PHYSICAL;
         access->other.root = 0;
@@ -111,12 +113,18 @@ access_fetch(ReaderObject *self, struct access *access, void *buffer,
     enum kdmp_status status;
     uint64_t done;
     PyObject *data;
+    int again;
 
-    status =
-        kdmp_read(access->space, access->address, buffer, size, &done, &fault);
-    status = access_end(self, status);
-    if (status == KDMP_OK)
-        return 0;
+    do {
+        status = kdmp_read(access->space, access->address, buffer, size, &done,
+                           &fault);
+        status = access_end(self, status);
+        if (status == KDMP_OK)
+            return 0;
+        again = access_again(self, access, status, &fault.walk);
+    } while (again > 0);
+    if (again < 0)
+        return -1;
     if (is_absent(status) && reader_collects(self)
         && reader_missed(self, access, done, size) < 0) {
         return -1;
@@ -348,6 +356,7 @@ reader_dealloc(PyObject *op)
 
     PyObject_GC_UnTrack(op);
     kdmp_tlb_close(((ReaderObject *)op)->tlb);
+    PyMem_Free(((ReaderObject *)op)->views);
     (void)reader_clear(op);
     type->tp_free(op);
     Py_DECREF(type);
@@ -516,6 +525,7 @@ translate(ReaderObject *self, PyObject *arg, struct access *access,
           enum kdmp_status *status, struct kdmp_translation *failed)
 {
     TranslationObject *result;
+    int again;
 
     *status = KDMP_OK;
     if (access_convert(self, arg, access) < 0)
@@ -527,13 +537,20 @@ translate(ReaderObject *self, PyObject *arg, struct access *access,
         Py_DECREF(result);
         return NULL;
     }
-    *status = kdmp_translate(access->space, access->address, &result->walk);
-    *status = access_end(self, *status);
-    if (*status == KDMP_OK)
-        return result;
+    do {
+        *status = kdmp_translate(access->space, access->address, &result->walk);
+        *status = access_end(self, *status);
+        if (*status == KDMP_OK)
+            return result;
+        again = access_again(self, access, *status, &result->walk);
+    } while (again > 0);
     *failed = result->walk;
     failed->status = (uint8_t)*status;
     Py_DECREF(result);
+    if (again < 0) {
+        *status = KDMP_OK;
+        return NULL;
+    }
     if (is_absent(*status) && reader_collects(self)
         && reader_missed_walk(self, access, failed) < 0) {
         *status = KDMP_OK;

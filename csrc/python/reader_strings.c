@@ -49,31 +49,39 @@ read_text(ReaderObject *self, struct access *access, unsigned unit,
 {
     uint64_t address, room, done;
     PyThreadState *ts;
+    int again;
 
     text->bytes = text->small;
     text->size = 0;
     text->room = SMALL_TEXT;
-    text->status = KDMP_E_LIMIT;
     limit -= limit % unit;
-    while (text->status == KDMP_E_LIMIT && text->size < limit) {
-        if (text->size == text->room && text_grow(text) < 0) {
-            text->status = text->fault.status = KDMP_E_NOMEM;
-            break;
+    do {
+        text->status = KDMP_E_LIMIT;
+        while (text->status == KDMP_E_LIMIT && text->size < limit) {
+            if (text->size == text->room && text_grow(text) < 0) {
+                text->status = text->fault.status = KDMP_E_NOMEM;
+                break;
+            }
+            room = text->room < limit ? text->room : limit;
+            room -= text->size;
+            text->status =
+                access_advance(access, text->size, &address, &text->fault);
+            if (text->status != KDMP_OK)
+                break;
+            ts = access_release(self, access, room);
+            text->status = kdmp_read_string(access->space, address, unit,
+                                            text->bytes + text->size, room,
+                                            &done, &text->fault);
+            access_reacquire(self, ts);
+            text->size += done;
         }
-        room = text->room < limit ? text->room : limit;
-        room -= text->size;
-        text->status =
-            access_advance(access, text->size, &address, &text->fault);
-        if (text->status != KDMP_OK)
-            break;
-        ts = access_release(self, access, room);
-        text->status = kdmp_read_string(access->space, address, unit,
-                                        text->bytes + text->size, room, &done,
-                                        &text->fault);
-        access_reacquire(self, ts);
-        text->size += done;
+        text->status = access_end(self, text->status);
+        again = access_again(self, access, text->status, &text->fault.walk);
+    } while (again > 0);
+    if (again < 0) {
+        text_deinit(text);
+        return -1;
     }
-    text->status = access_end(self, text->status);
     if (text->status == KDMP_OK || text->status == KDMP_E_LIMIT)
         return 0;
     if (is_absent(text->status)) {
@@ -274,6 +282,7 @@ read_counted(ReaderObject *self, struct access *access, uint64_t buffer,
     enum kdmp_status status;
     uint64_t done;
     PyObject *result;
+    int again;
 
     if (bytes == NULL)
         return PyErr_NoMemory();
@@ -282,9 +291,14 @@ read_counted(ReaderObject *self, struct access *access, uint64_t buffer,
         PyMem_Free(bytes);
         return NULL;
     }
-    status = kdmp_read(access->space, buffer, bytes, length, &done, &fault);
-    status = access_end(self, status);
-    if (status != KDMP_OK && !is_absent(status))
+    do {
+        status = kdmp_read(access->space, buffer, bytes, length, &done, &fault);
+        status = access_end(self, status);
+        again = access_again(self, access, status, &fault.walk);
+    } while (again > 0);
+    if (again < 0)
+        result = NULL;
+    else if (status != KDMP_OK && !is_absent(status))
         result = raise_fault(self->state, access->space, &fault);
     else if (status != KDMP_OK && reader_collects(self)
              && reader_missed(self, access, done, length) < 0)

@@ -59,6 +59,8 @@ def run(args: argparse.Namespace, out: Output) -> int:
             except SeriesError as error:
                 return _refuse(error, args, out)
             diff = series.diff(0, 1)
+            if series.remarks:
+                out.note("nothing tells whether these are of one machine")
             if out.json:
                 out.document(_document(diff, args))
             else:
@@ -177,6 +179,7 @@ def _document(diff: "SnapshotDiff", args: argparse.Namespace) -> Json:
         "first": old.to_dict(),
         "second": new.to_dict(),
         "mismatches": [_mismatch(one) for one in diff.mismatches],
+        "remarks": diff.series.remarks,
         "frames": counts,
     }
     if diff.seconds is not None:

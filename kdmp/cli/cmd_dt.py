@@ -47,7 +47,7 @@ def run(args: argparse.Namespace, out: Output) -> int:
 
 def _split(layout: "Layout", text: str) -> tuple[str, str]:
     """The type's own name (the underscore may be left out) and the path of a field in it."""
-    head, _, path = text.partition(".")
+    head, _, path = text.removeprefix("nt!").partition(".")
     for name in (head, f"_{head}", f"_{head.upper()}", head.upper()):
         if name in layout or name in layout.enums:
             return name, path

@@ -40,7 +40,7 @@ class Cpu(SavedState):
          "current_process", "tss"}
     )  # fmt: skip
 
-    def __repr__(self) -> str:
+    def _brief(self) -> str:
         return f"<Cpu {self.number} kprcb={'?' if self.kprcb is None else hex(self.kprcb)}>"
 
     def __eq__(self, other: object) -> bool:

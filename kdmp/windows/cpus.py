@@ -4,6 +4,7 @@ SPDX-License-Identifier: MIT
 """
 
 from collections.abc import Iterable
+from operator import index
 from typing import TYPE_CHECKING, SupportsIndex, overload
 
 if TYPE_CHECKING:
@@ -39,7 +40,7 @@ class Cpus(Listing[Cpu]):
         """Return processor number `n`, IndexError if it is not known; negative numbers count from the end."""
         if isinstance(n, slice):
             return list(self)[n]
-        number = n.__index__()
+        number = index(n)
         if number < 0:
             return super().__getitem__(number)
         for cpu in self:

@@ -116,7 +116,18 @@ class Entity:
         return hash((type(self), self.address))
 
     def __repr__(self) -> str:
+        try:
+            return self._brief()
+        except ValueError:  # the dump is closed
+            return f"<{type(self).__name__} at {self.address:#x}>"
+
+    def _brief(self) -> str:
+        """What `repr` shows while the dump is open."""
         return f"<{type(self).__name__} at {self.address:#x}>"
+
+    def __reduce__(self) -> Any:
+        name = type(self).__name__
+        raise TypeError(f"a {name} cannot be pickled: it is a place in a dump. Pickle its to_dict()")
 
     def __str__(self) -> str:
         width = max((len(name) for name in self.FACTS), default=0)

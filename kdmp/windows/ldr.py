@@ -80,7 +80,7 @@ class UserModule(UserStructure):
         self.lists = lists
         self.order = 0
 
-    def __repr__(self) -> str:
+    def _brief(self) -> str:
         return f"<UserModule {self.name or '?'} at {self.show('base') or '?'}>"
 
     @property

@@ -71,7 +71,7 @@ class Module(Entity):
     def __hash__(self) -> int:
         return hash((self.address, self.base))
 
-    def __repr__(self) -> str:
+    def _brief(self) -> str:
         return f"<Module {self.name or '?'} at {self.base:#x}>"
 
     def _place(self, member: str) -> int:

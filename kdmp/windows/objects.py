@@ -11,6 +11,7 @@ SPDX-License-Identifier: MIT
 import struct
 from collections.abc import Callable, Iterator
 from html import escape
+from operator import index
 from typing import Any, Self, SupportsIndex
 
 from kdmp._kdmp import KdmpError
@@ -85,7 +86,7 @@ class Pointer(int):
             raise TypeError("a pointer to void has no target")
         if isinstance(n, str):
             return self.target[n]
-        number = n.__index__()
+        number = index(n)
         if number and self._to.size is None:
             raise TypeNotFoundError(str(self._to))
         return self._types.value(self._to, int(self) + number * (self._to.size or 0), self._reader)
@@ -133,7 +134,7 @@ class Array:
     def __getitem__(self, n: Any) -> Any:
         if isinstance(n, slice):
             return [self[k] for k in range(*n.indices(self.count))]
-        number = n.__index__()
+        number = index(n)
         if number < 0:
             number += self.count
         if not 0 <= number < self.count:
@@ -147,6 +148,16 @@ class Array:
 
     def __bytes__(self) -> bytes:
         return self._reader.read_exact(self.address, self.count * self._size())
+
+    @property
+    def is_bytes(self) -> bool:
+        """Whether the elements are numbers of one byte."""
+        element = self._element
+        return element is not None and element.size == 1 and element.kind in ("unsigned", "signed")
+
+    def head(self, count: int) -> bytes:
+        """Return the bytes of the first elements, at most `count` of them."""
+        return self._reader.read_exact(self.address, min(count, self.count) * self._size())
 
     @property
     def text(self) -> str:
@@ -198,9 +209,16 @@ class Object:
         return self._reader
 
     def __getattr__(self, name: str) -> Any:
-        if name.startswith(("__", "_repr_", "_ipython")):
+        # Protocols of Python ask for such names; a few structures do have fields called __something.
+        if name.startswith(("__", "_repr_", "_ipython")) and not self._has(name):
             raise AttributeError(name)
         return self._types.accessor(self.type, self._prefix + name)(self._reader, self.address)
+
+    def _has(self, name: str) -> bool:
+        try:
+            return self._prefix + name in self._types.layout.struct(self.type)
+        except TypeNotFoundError:
+            return False
 
     def __getitem__(self, path: str) -> Any:
         value: Any = self
@@ -250,6 +268,10 @@ class Object:
         return self.address
 
     __index__ = __int__
+    __iter__ = None  # fields are got by name, not by number
+
+    def __reduce__(self) -> Any:
+        raise TypeError("a typed object cannot be pickled: it is a place in a dump. Pickle its to_dict()")
 
     def __bool__(self) -> bool:
         return True
@@ -285,7 +307,8 @@ class Object:
     def to_dict(self, depth: int = 1) -> dict[str, Any]:
         """Return the fields as plain Python values, structures inside up to `depth` levels as dicts.
 
-        What cannot be read is None. Deeper structures are given by their addresses.
+        Arrays of bytes are bytes, which JSON does not know. What cannot be read is None. Deeper structures
+        are given by their addresses.
         """
         return {name: _plain(self, name, depth) for name in self._names()}
 
@@ -302,7 +325,7 @@ def _plain(holder: Any, key: Any, depth: int) -> Any:
         if isinstance(value, Array):
             if value.count > _MAX_ELEMENTS:
                 return value.address
-            if value._element is not None and value._element.size == 1:
+            if value.is_bytes:
                 return bytes(value)
             return value.to_list(depth - 1) if 0 < depth <= _MAX_DEPTH else value.address
         return int(value) if isinstance(value, Pointer) else value
@@ -317,8 +340,8 @@ def _text(holder: Any, key: Any) -> str:
         if isinstance(value, Object):
             return value.type if not value._prefix else "<unnamed>"
         if isinstance(value, Array):
-            if value._element is not None and value._element.size == 1:
-                return f"{value.type} {bytes(value[:_SHOWN])!r}"
+            if value.is_bytes:
+                return f"{value.type} {value.head(_SHOWN)!r}"
             return f"{value.type} {value}"
         if isinstance(value, Pointer):
             return f"{int(value):#018x} {value.type}*" if value else "(null)"
@@ -337,8 +360,22 @@ class Types:
         self._accessors: dict[tuple[str, str], Get] = {}
 
     def object(self, type: str, address: int, reader: Reader) -> Object:
-        """The structure `type` at `address`; raises TypeNotFoundError."""
-        return Object(self, reader, self.layout.struct(type).name, address)
+        """The structure `type` at `address`; raises TypeNotFoundError.
+
+        "nt!" before the name and a missing underscore do not matter. OverflowError for what is no address.
+        """
+        va = index(address)
+        if not 0 <= va < 1 << 64:
+            raise OverflowError(f"{va:#x} is outside 0 ... 2**64 - 1")
+        return Object(self, reader, self._struct(type.removeprefix("nt!")), va)
+
+    def _struct(self, name: str) -> str:
+        try:
+            return self.layout.struct(name).name
+        except TypeNotFoundError:
+            if name[:1] == "_" or "_" + name not in self.layout:
+                raise
+            return self.layout.struct("_" + name).name
 
     def accessor(self, struct: str, path: str) -> Get:
         """How to read a field: called with a Reader and the structure's address."""

@@ -64,7 +64,7 @@ class Process(Executive):
         "address dtb user_dtb peb peb32 image_base token object_table section_object job flags".split()
     )
 
-    def __repr__(self) -> str:
+    def _brief(self) -> str:
         return f"<Process {self.pid} {self.name!r} at {self.address:#x}>"
 
     # ---- who it is ----

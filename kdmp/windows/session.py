@@ -7,6 +7,7 @@ SPDX-License-Identifier: MIT
 """
 
 from collections.abc import Callable, Iterator
+from copy import copy
 from datetime import datetime
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeVar, cast
@@ -60,11 +61,12 @@ class Windows:
 
     def once(self, name: str, make: Callable[[], T]) -> T:
         """Return what `make` gave when it was first called for this name: for facts of a whole session."""
-        try:
-            return cast(T, self._once[name])
-        except KeyError:
-            value = make()
-            return cast(T, self._once.setdefault(name, value))
+        if name not in self._once:
+            self._once.setdefault(name, make())
+        return cast(T, self._once[name])
+
+    def __reduce__(self) -> Any:
+        raise TypeError("the Windows view of a dump cannot be pickled: pickle the dump")
 
     # ---- memory ----
 
@@ -133,7 +135,7 @@ class Windows:
     def layout(self) -> "Layout":
         """The structure layouts in use; raises SymbolError, which names the symbol file to get."""
         if isinstance(self._layout, SymbolError):
-            raise self._layout.with_traceback(None)
+            raise copy(self._layout)
         return self._layout
 
     @cached_property
@@ -241,6 +243,8 @@ class Windows:
 
         A symbol's name needs symbols of this very kernel; without a complete table only exact hits count.
         """
+        if not 0 <= va < 1 << 64:
+            raise OverflowError(f"{va:#x} is outside 0 ... 2**64 - 1")
         base = self.kernel_base
         module = self.module_at(va)
         inside = module is not None and module.base == base

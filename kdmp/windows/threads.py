@@ -7,7 +7,7 @@ SPDX-License-Identifier: MIT
 
 from datetime import datetime, timedelta
 from functools import cached_property
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, SupportsIndex
 
 from kdmp._kdmp import KdmpError
 from kdmp.windows.entity import Listing, Problem, fact
@@ -66,7 +66,7 @@ class Thread(Executive):
         super().__init__(windows, address, memory)
         self._process = process
 
-    def __repr__(self) -> str:
+    def _brief(self) -> str:
         return f"<Thread {self.tid} of process {self.pid} at {self.address:#x}>"
 
     # ---- whose it is ----
@@ -258,6 +258,22 @@ class Thread(Executive):
         except (KdmpError, OverflowError) as error:
             self.note("registers", error)
             return None
+
+    def syscall_argument(self, i: SupportsIndex) -> int:
+        """Return argument `i` of the system call it is in, from its trap frame and user stack (A8).
+
+        Windows saves no volatile registers in the frame of a system call, so mostly those from the fifth on
+        are known; UnknownRegisterError for the others, UnreadableError if the stack is missing.
+        """
+        from kdmp.windows.arguments import Arguments
+        from kdmp.windows.registers import UnknownRegisterError
+
+        if self.registers is None:
+            raise UnknownRegisterError(f"thread {self.tid} has no trap frame that can be read")
+        owner = self.process
+        if owner is None:
+            raise UnknownRegisterError(f"nothing tells whose thread {self.tid} is")
+        return Arguments(self.registers, owner.reader).syscall_argument(i)
 
 
 def _running(windows: "Windows") -> dict[int, int]:

@@ -42,7 +42,7 @@ class UnloadedModule(Entity):
     def __hash__(self) -> int:
         return hash((self.address, self.index))
 
-    def __repr__(self) -> str:
+    def _brief(self) -> str:
         return f"<UnloadedModule {self.name or '?'}>"
 
     @fact

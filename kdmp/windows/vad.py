@@ -56,7 +56,7 @@ class Vad(Entity):
         self.process = process
         self._head = head
 
-    def __repr__(self) -> str:
+    def _brief(self) -> str:
         return f"<Vad {self.start:#x}-{self.end:#x} {self.protection_name}>"
 
     # ---- what the beginning of the structure says ----

@@ -22,9 +22,12 @@ if TYPE_CHECKING:
     from kdmp.symbols.mmpte import PteLayout
     from kdmp.windows.session import Windows
 
-__all__ = ["UserMemory", "VadPage", "asks_vad", "page_of", "read_page", "resolve", "vad_page"]
+__all__ = [
+    "UserMemory", "VadPage", "asks_vad", "page_of", "read_page", "resolve", "section_views", "vad_page",
+]  # fmt: skip
 
 _PAGE = 0x1000
+_MAX_RUNS = 1 << 12  # of one view
 _SECTION_TYPES = (0, 2)  # VadType of views with prototype PTEs of 4 KiB pages: None, ImageMap
 
 
@@ -260,3 +263,63 @@ class UserMemory:
         if reader is None:
             raise FormatError("the process has no address space: its page-table root is not known")
         return reader.read_exact(va + len(data), size - len(data))
+
+
+# ---- for readers ----
+
+
+def section_views(reader: Reader) -> bytes:
+    """Return where the prototype PTEs of the views of sections are, in the address space of a reader.
+
+    Packed for `ReaderBase`: three unsigned 64-bit numbers each, the first address, the one behind the last,
+    and the address of the first prototype PTE; ascending. b"" if nothing tells whose address space it is.
+    """
+    from kdmp.windows.roots import owner
+    from kdmp.windows.vads import vads
+
+    found: list[tuple[int, int, int]] = []
+    try:
+        process = owner(reader)
+        listing = [] if process is None else vads(process)
+    except (KdmpError, OverflowError):
+        return b""
+    for vad in listing:
+        if not vad.private and vad.type_value in _SECTION_TYPES:
+            found += _runs(vad)
+    found.sort()
+    end, kept = 0, []
+    for run in found:  # of two that overlap neither is sure; the first stays
+        if run[0] >= end:
+            kept.append(run)
+            end = run[1]
+    return b"".join(number.to_bytes(8, "little") for run in kept for number in run)
+
+
+def _runs(vad: Vad) -> list[tuple[int, int, int]]:
+    """The parts of a view whose prototype PTEs follow each other."""
+    size = vad.windows.dump.pte_layout.size if vad.windows.dump.pte_layout is not None else 8
+    runs: list[tuple[int, int, int]] = []
+    va = vad.start
+    try:
+        while va <= vad.end and len(runs) < _MAX_RUNS:
+            first = prototype_address(vad, va)
+            pages = _contiguous(vad, va, first, size)
+            runs.append((va, va + pages * _PAGE, first))
+            va += pages * _PAGE
+    except (KdmpError, OverflowError):
+        pass  # what is known is known
+    return runs
+
+
+def _contiguous(vad: Vad, va: int, first: int, size: int) -> int:
+    """How many pages from `va` on have their prototype PTEs behind the one at `first`."""
+    last = vad.last_contiguous_pte
+    rest = (vad.end - va) // _PAGE + 1
+    if last is not None and vad.first_prototype_pte is not None and vad.first_prototype_pte <= first <= last:
+        return min((last - first) // size + 1, rest)
+    subsection = vad.subsection
+    for part in walk_subsections(vad.windows, subsection.address) if subsection is not None else ():
+        base, count = part.pte_base, part.pte_count
+        if base is not None and count is not None and base <= first < base + count * size:
+            return min((base + count * size - first) // size, rest)
+    return 1

@@ -347,7 +347,8 @@ int
 main(void)
 {
     uint8_t scratch[8];
-    struct kdmp_source source = {locate, NULL, next_run, scratch};
+    struct kdmp_source source = {
+        .locate = locate, .next_run = next_run, .context = scratch};
     struct kdmp_space space = space_over(&source, KDMP_PAGING_X64);
     size_t i;
 

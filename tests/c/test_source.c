@@ -199,7 +199,10 @@ int
 main(void)
 {
     static struct memory memory;
-    struct kdmp_source source = {locate, read_file, next_run, &memory};
+    struct kdmp_source source = {.locate = locate,
+                                 .read_file = read_file,
+                                 .next_run = next_run,
+                                 .context = &memory};
     struct kdmp_space space = {0};
     unsigned i;
 

@@ -194,7 +194,10 @@ int
 LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
     struct memory memory;
-    struct kdmp_source source = {locate, read_file, next_run, &memory};
+    struct kdmp_source source = {.locate = locate,
+                                 .read_file = read_file,
+                                 .next_run = next_run,
+                                 .context = &memory};
     struct kdmp_space space = {0};
     size_t at, commands = 0;
 
