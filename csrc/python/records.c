@@ -134,6 +134,10 @@ record_type(PyStructSequence_Desc *desc)
     Py_DECREF(repr);
     if (rc < 0)
         Py_CLEAR(type);
+    /* Never given back: a struct sequence asks its type's dict when it goes,
+       which the collector may have cleared by then (at exit, for objects in
+       cycles), and CPython reports that as an error. */
+    Py_XINCREF(type);
     return type;
 }
 
