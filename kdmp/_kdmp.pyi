@@ -814,7 +814,7 @@ class OverlayBase:
     def snapshot(self) -> int:
         """Remember the present state; return a number for `restore`."""
     def restore(self, snapshot: SupportsIndex, /) -> int:
-        """Go back to a snapshot, which stays; return how many frames that changed.
+        """Go back to a snapshot, which stays; return how many changes that took back.
 
         Snapshots taken after it are gone; ValueError for one that is gone. Costs what was
         written since, not what the overlay holds.

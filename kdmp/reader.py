@@ -128,6 +128,8 @@ class Reader(ReaderBase):
         """
         if self.overlay is not None or self.paging in ("physical", "triage") or not self._ask_vads:
             return b""
+        if not hasattr(self.dump, "windows"):  # the core's part of a dump alone
+            return b""
         from kdmp.windows.vadpages import section_views
 
         return section_views(self)

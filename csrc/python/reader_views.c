@@ -39,12 +39,20 @@ take_views(ReaderObject *self, PyObject *packed)
 int
 access_ask_vads(ReaderObject *self, struct access *access)
 {
-    PyObject *packed;
+    PyObject *load, *packed;
     Py_ssize_t count;
 
     _Static_assert(sizeof(struct kdmp_view) == 24, "documented layout");
     self->views_asked = 1; /* first: finding the VADs reads memory, too */
-    packed = PyObject_CallMethod((PyObject *)self, "_load_views", NULL);
+    load = PyObject_GetAttrString((PyObject *)self, "_load_views");
+    if (load == NULL) { /* a reader without its Python part */
+        if (!PyErr_ExceptionMatches(PyExc_AttributeError))
+            return -1;
+        PyErr_Clear();
+        return 0;
+    }
+    packed = PyObject_CallNoArgs(load);
+    Py_DECREF(load);
     if (packed == NULL)
         return -1;
     count = take_views(self, packed);
