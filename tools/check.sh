@@ -25,14 +25,15 @@ WARN=(-std=c11 -Wall -Wextra -Wshadow -Wvla -Wundef -Wmissing-prototypes
       -Wstrict-prototypes -Wno-unused-parameter -Werror)
 SANITIZE=(-O1 -g -fno-omit-frame-pointer -fsanitize=address,undefined
           -fno-sanitize-recover=all)
-# Tests of what is Python alone gain nothing under a sanitizer and take most of
-# the time there.
+# Tests of what is Python alone, or reads sound dumps only, gain nothing under
+# a sanitizer and take most of the time there.
 PYTHON_ALONE=(bugcheck.py context.py convert.py hexdump.py packed.py structs.py
               'cli*.py' '*writer.py' layouts.py mmpte.py 'isf*.py' symbols.py
               kdbg.py choose.py kernel.py image.py modules.py lists.py entity.py
               objects.py 'cpus*.py' arguments.py trapframe.py processes.py
               proc_threads.py handletable.py user.py ldr.py vads.py
-              explain_vad.py 'monitor*.py' series.py emulators.py watches.py)
+              'explain*.py' 'monitor*.py' series.py emulators.py watches.py
+              pfn.py doctor_memory.py machines.py)
 C_TESTS=(bytes mmu source oom threads)
 
 ALL=(bare symbols lint format types stubs ctests tsan valgrind nomemory fuzz asan analyze)
