@@ -78,3 +78,14 @@ def test_triage(run_json):
     assert (thread["pid"], thread["state"]) == (3656, "Running")
     assert thread["problems"]
     assert any("alone" in problem["why"] for problem in facts["problems"])
+
+
+def test_threads_of_the_processes_of_a_name(run, run_json):
+    truth, path = shareddata.truth("win10-19041"), shareddata.machine_dump("win10-19041", "full")
+    expected = {t["tid"] for p in truth["processes"] if p["name"] == "csrss.exe" for t in p["threads"]}
+    facts = run_json("threads", path, "--name", "csrss")
+    assert {thread["tid"] for thread in facts["threads"]} == expected
+    assert len(expected) > 1
+    code, out, err = run("threads", path, "--name", "nobody")
+    assert (code, out) == (1, "")
+    assert "there is no process 'nobody' in the dump" in err

@@ -37,18 +37,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace, out: Output) -> int:
     """Print the modules; exit code 1 if there are none at all."""
-    from kdmp import KdmpError
-
     if args.csv and args.json:
         raise UsageError("--csv and --json exclude each other")
     with open_dump(args, out, dtb=args.dtb, paging=args.paging) as dump:
-        try:
-            processes = chosen(dump.windows, args)
-        except KdmpError:  # a SymbolError is a LookupError, too
-            raise
-        except LookupError as error:
-            out.note(f"{args.file}: {error}")
-            return 1
+        processes = chosen(dump.windows, args)
         found = [_Found(process) for process in processes]
         if out.json:
             out.document({"file": args.file, "processes": [_document(one) for one in found]})

@@ -4,13 +4,11 @@ SPDX-License-Identifier: MIT
 """
 
 import argparse
-import csv
-import io
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from kdmp.cli.options import UsageError, add_file, add_space, open_dump
-from kdmp.cli.output import Json, Output, hexa, plural, printable
+from kdmp.cli.output import Json, Output, hexa, plural
 
 if TYPE_CHECKING:
     from kdmp.windows.entity import Listing, Problem
@@ -54,14 +52,7 @@ def run(args: argparse.Namespace, out: Output) -> int:
 def _rows(
     args: argparse.Namespace, out: Output, titles: Sequence[str], rows: Iterable[Sequence[str]]
 ) -> None:
-    if not args.csv:
-        out.table(titles, list(rows))
-        return
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows(
-        [titles, *([printable(cell) for cell in row] for row in rows)]
-    )
-    out.lines(text.getvalue().splitlines())
+    (out.csv if args.csv else out.table)(titles, list(rows))
 
 
 def _notes(args: argparse.Namespace, out: Output, problems: "Iterable[Problem]") -> None:

@@ -8,8 +8,11 @@ from typing import TYPE_CHECKING
 
 from kdmp.cli.options import UsageError, add_file, add_space, add_symbols, open_dump
 from kdmp.cli.output import Output, hexa, plural
+from kdmp.cli.processes import add_process, chosen
 
 if TYPE_CHECKING:
+    from kdmp.windows.entity import Listing
+    from kdmp.windows.session import Windows
     from kdmp.windows.threads import Thread
 
 HELP = "list the threads: state, what they wait for, where they began"
@@ -22,39 +25,33 @@ _WAITING = 5  # KTHREAD_STATE
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    """FILE, --pid, --csv, --json, --symbols, --dtb, --paging."""
+    """FILE, --pid, --name, --csv, --json, --symbols, --dtb, --paging."""
     add_file(parser)
-    parser.add_argument("--pid", metavar="N", type=_pid, help="only the threads of this process (decimal)")
+    add_process(parser)
     parser.add_argument("--csv", action="store_true", help="print comma-separated values instead of a table")
     add_symbols(parser)
     add_space(parser)
 
 
-def _pid(text: str) -> int:
-    try:
-        return int(text, 0)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"not the id of a process: {text[:40]!r}") from None
+def _threads(windows: "Windows", args: argparse.Namespace) -> "Listing[Thread]":
+    """The threads of the processes that were named, of all without."""
+    from kdmp.windows.entity import Listing
+    from kdmp.windows.threads import Thread
+
+    if args.pid is None and args.name is None:
+        return windows.threads()
+    lists = [process.threads() for process in chosen(windows, args)]
+    problems = [problem for one in lists for problem in one.problems]
+    return Listing([thread for one in lists for thread in one], problems, Thread)
 
 
 def run(args: argparse.Namespace, out: Output) -> int:
     """Print the threads; exit code 1 if there are none."""
-    from kdmp import KdmpError
-
     if args.csv and args.json:
         raise UsageError("--csv and --json exclude each other")
     with open_dump(args, out, dtb=args.dtb, paging=args.paging) as dump:
         windows = dump.windows
-        if args.pid is None:
-            listing = windows.threads()
-        else:
-            try:
-                listing = windows.process(args.pid).threads()
-            except KdmpError:  # a SymbolError is a LookupError, too
-                raise
-            except LookupError as error:
-                out.note(f"{args.file}: {error}")
-                return 1
+        listing = _threads(windows, args)
         if out.json:
             out.document(
                 {

@@ -35,19 +35,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace, out: Output) -> int:
     """Print the ranges; exit code 1 if there are none."""
-    from kdmp import KdmpError
     from kdmp.windows.vads import vads
 
     if args.csv and args.json:
         raise UsageError("--csv and --json exclude each other")
     with open_dump(args, out, dtb=args.dtb, paging=args.paging) as dump:
-        try:
-            processes = chosen(dump.windows, args)
-        except KdmpError:  # a SymbolError is a LookupError, too
-            raise
-        except LookupError as error:
-            out.note(f"{args.file}: {error}")
-            return 1
+        processes = chosen(dump.windows, args)
         listings = [(process, vads(process)) for process in processes]
         if out.json:
             out.document({"file": args.file, "processes": [_document(*one) for one in listings]})

@@ -31,9 +31,16 @@ def _pid(text: str) -> int:
 
 
 def chosen(windows: "Windows", args: argparse.Namespace) -> "list[Process]":
-    """The processes that --pid or --name name, all without; LookupError if there is no such process."""
+    """The processes that --pid or --name name, all without; KdmpError if there is no such process."""
+    from kdmp import KdmpError
+
     if args.pid is not None:
-        return [windows.process(args.pid)]
+        try:
+            return [windows.process(args.pid)]
+        except KdmpError:  # a SymbolError is a LookupError, too
+            raise
+        except LookupError as error:
+            raise KdmpError(str(error)) from None
     listing = windows.processes()
     if args.name is None:
         return list(listing)
@@ -41,7 +48,7 @@ def chosen(windows: "Windows", args: argparse.Namespace) -> "list[Process]":
     wanted = {wanted, wanted + ".exe"}
     found = [process for process in listing if _names(process) & wanted]
     if not found:
-        raise LookupError(f"there is no process {args.name!r} in the dump")
+        raise KdmpError(f"there is no process {args.name!r} in the dump")
     return found
 
 
