@@ -50,17 +50,6 @@ room_for_versions(struct kdmp_overlay *o, uint64_t more)
     return 0;
 }
 
-static int
-room_for_undo(struct kdmp_overlay *o, uint64_t more)
-{
-    void *grown;
-
-    if (!ROOM(o, undo, undo, more))
-        return -1;
-    o->undo = grown;
-    return 0;
-}
-
 /* A page to fill; NULL without memory.  'spare' always has room for all. */
 static uint8_t *
 new_page(struct kdmp_overlay *o)
@@ -162,6 +151,68 @@ put_version(struct kdmp_overlay *o, const struct version *version)
     set_clean(o);
 }
 
+/* Take entries out of the log, from 'from' to before 'to': all of them, or
+ * with 'seen' those of frames that an earlier one of them is about, which
+ * alone matters to an older snapshot. */
+static void
+trim_log(struct kdmp_overlay *o, uint64_t from, uint64_t to,
+         struct pfn_map *seen)
+{
+    uint64_t kept = from, i;
+
+    for (i = from; i < to; i++) {
+        if (seen != NULL
+            && pfn_map_find(seen, o->undo[i].pfn) == PFN_MAP_NONE) {
+            kdmp_pfn_map_set(seen, o->undo[i].pfn, 0);
+            o->undo[kept++] = o->undo[i];
+        } else {
+            free_page(o, o->undo[i].page);
+        }
+    }
+    memmove(&o->undo[kept], &o->undo[to],
+            (size_t)(o->undo_count - to) * sizeof(*o->undo));
+    o->undo_count -= to - kept;
+    for (i = 0; i < o->snapshot_count; i++)
+        if (o->snapshots[i].undo_count >= to)
+            o->snapshots[i].undo_count -= to - kept;
+}
+
+/* A frame that is written and reverted over and over is in the log each time,
+ * though only the first entry matters: drop the others.  Without memory the
+ * log stays as it is, which is not wrong. */
+static void
+shorten_log(struct kdmp_overlay *o)
+{
+    struct pfn_map seen = {0};
+    uint64_t from;
+
+    if (o->snapshot_count == 0)
+        return;
+    from = o->snapshots[o->snapshot_count - 1].undo_count;
+    if (kdmp_pfn_map_reserve(&seen, o->undo_count - from) == 0)
+        trim_log(o, from, o->undo_count, &seen);
+    kdmp_pfn_map_deinit(&seen);
+}
+
+static int
+room_for_undo(struct kdmp_overlay *o)
+{
+    void *grown;
+
+    if (o->undo_count < o->undo_room)
+        return 0;
+    shorten_log(o);
+    if (o->undo_room != 0 && o->undo_count < o->undo_room / 2)
+        return 0;
+    /* Otherwise the next time would be near. */
+    grown = kdmp_overlay_grow(o->undo, &o->undo_room, o->undo_count,
+                              o->undo_room + 1, sizeof(*o->undo));
+    if (grown == NULL)
+        return o->undo_count < o->undo_room ? 0 : -1;
+    o->undo = grown;
+    return 0;
+}
+
 /* Keep what stands for a frame, if a snapshot needs it, and tell the caller
  * what to do with its page: 1 if it is free to be used. */
 static int
@@ -183,7 +234,7 @@ replace(struct kdmp_overlay *o, struct version *version)
 {
     struct version *old;
 
-    if (room_for_versions(o, 1) < 0 || room_for_undo(o, 1) < 0)
+    if (room_for_versions(o, 1) < 0 || room_for_undo(o) < 0)
         return -1;
     old = find_version(o, version->pfn);
     version->born = o->generation;
@@ -458,7 +509,7 @@ kdmp_overlay_revert(struct kdmp_overlay *o, uint64_t pfn)
         return KDMP_E_NOT_PRESENT;
     if (old->synthetic && next_remap_to(o, pfn, 0) < o->remap_count)
         return KDMP_E_ARGUMENT; /* nothing would be left to show */
-    if (room_for_undo(o, 1) < 0)
+    if (room_for_undo(o) < 0)
         return KDMP_E_NOMEM;
     if (retire(o, pfn, old))
         free_page(o, old->page);
@@ -511,32 +562,6 @@ kdmp_overlay_restore(struct kdmp_overlay *o, uint64_t id, uint64_t *frames_out)
     o->snapshot_count = at;
     o->generation++;
     return KDMP_OK;
-}
-
-/* Take entries out of the log, from 'from' to before 'to': all of them, or
- * with 'seen' those of frames that an earlier one of them is about, which
- * alone matters to an older snapshot. */
-static void
-trim_log(struct kdmp_overlay *o, uint64_t from, uint64_t to,
-         struct pfn_map *seen)
-{
-    uint64_t kept = from, i;
-
-    for (i = from; i < to; i++) {
-        if (seen != NULL
-            && pfn_map_find(seen, o->undo[i].pfn) == PFN_MAP_NONE) {
-            kdmp_pfn_map_set(seen, o->undo[i].pfn, 0);
-            o->undo[kept++] = o->undo[i];
-        } else {
-            free_page(o, o->undo[i].page);
-        }
-    }
-    memmove(&o->undo[kept], &o->undo[to],
-            (size_t)(o->undo_count - to) * sizeof(*o->undo));
-    o->undo_count -= to - kept;
-    for (i = 0; i < o->snapshot_count; i++)
-        if (o->snapshots[i].undo_count >= to)
-            o->snapshots[i].undo_count -= to - kept;
 }
 
 /* Forget what only the snapshot numbered 'at' needs. */

@@ -420,6 +420,23 @@ def test_random_operations_agree_with_the_model(core):
     )
 
 
+def test_a_frame_changed_over_and_over_costs_nothing(overlay):
+    """What a snapshot keeps depends on how many frames were changed, not on how often."""
+    lib = overlay.lib
+    _, original = overlay.read(0x1000, 2 * PAGE)
+    assert overlay.write(0x2000, b"before") == 0
+    snapshot = overlay.snapshot()
+    for round in range(3000):
+        assert overlay.write(0x1000, bytes([round % 256])) == 0
+        assert lib.kdmp_overlay_revert(overlay.overlay, 1) == 0
+        assert overlay.write(0x2000, bytes([round % 256])) == 0
+        assert lib.kdmp_overlay_revert(overlay.overlay, 2) == 0
+    status, frames = overlay.restore(snapshot)
+    assert status == 0 and frames <= 64
+    expected = original[:PAGE] + b"before" + original[PAGE + 6 :]
+    assert overlay.read(0x1000, 2 * PAGE)[1] == expected
+
+
 def test_forgotten_snapshots_cost_nothing(overlay):
     """The log keeps one version of a frame for each snapshot that is left, however many were forgotten."""
     lib = overlay.lib
