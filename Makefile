@@ -49,7 +49,7 @@ demo: $(BUILT) ## Open a small made-up dump: information, translation, reads, pr
 	@$(BIN)/python tools/demo.py
 
 test: $(BUILT) ## The test suite; PYTEST_ARGS='-k name'
-	@$(BIN)/python -m pytest $(PYTEST_ARGS)
+	@$(BIN)/python -m pytest -n auto --dist loadfile $(PYTEST_ARGS)
 
 check: $(BUILT) ## Sanitizers, C tests, fuzzing, symbols, lint, types; CHECKS='asan fuzz'
 	@tools/check.sh $(CHECKS)

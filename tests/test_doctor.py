@@ -595,9 +595,9 @@ def test_mutations(part):
     images = seeds()
     for number in range(MUTATIONS // 5):
         image = mutate(rng, images[number % len(images)])
-        started = time.perf_counter()
+        started = time.process_time()
         report = examine(image)
-        spent = time.perf_counter() - started
+        spent = time.process_time() - started
         assert spent < SECONDS, (number, spent)
         assert "internal" not in codes(report), (number, report.findings)
         assert report.dump_opens or report.findings
@@ -615,9 +615,9 @@ def test_mutations_of_real_triage_dumps(name):
     image = shareddata.unpack("triage", f"{name}.dmp.xz").read_bytes()
     rng = random.Random(SEED)
     for number in range(20):
-        started = time.perf_counter()
+        started = time.process_time()
         report = examine(mutate(rng, image))
-        assert time.perf_counter() - started < SECONDS, number
+        assert time.process_time() - started < SECONDS, number
         assert "internal" not in codes(report), (number, report.findings)
 
 

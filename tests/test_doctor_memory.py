@@ -332,9 +332,9 @@ def test_entries_that_do_not_point_back():
 def test_a_long_list():
     machine = Machine()
     machine.ring(MODULES, [0x10000 + 16 * k for k in range(5000)])
-    started = time.perf_counter()
+    started = time.process_time()
     finding = only(examine(machine.dump()).findings, "list-long")
-    assert time.perf_counter() - started < SECONDS
+    assert time.process_time() - started < SECONDS
     assert (finding.severity, finding.found) == (INFO, 4096)
 
 

@@ -277,12 +277,12 @@ def test_huge_counts_are_bounded():
     struct.pack_into("<II", data, EXPORTS + 0x14, 0xFFFFFFFF, 0xFFFFFFFF)
     struct.pack_into("<H", data, 0xE8 + 6, 0xFFFF)
     image = Image(put(bytes(data)), BASE)
-    start = time.perf_counter()
+    start = time.process_time()
     assert len(image.exports) <= 1 << 17
     assert len(image.sections) <= 96
     with pytest.raises(kdmp.KdmpError):
         image.export("Function001")  # most of the table is not there
-    assert time.perf_counter() - start < 5
+    assert time.process_time() - start < 5
     whats = {problem.what for problem in image.problems}
     assert whats == {"exports", "sections"}
     assert any("claims 4294967295" in problem.why for problem in image.problems)
@@ -296,11 +296,11 @@ def test_names_that_are_all_long():
     struct.pack_into("<IIIII", data, EXPORTS + 0x14, 1, count, EXPORTS + 0x28, 0x10000, 0x60000)
     data[0x10000:0x50000] = struct.pack("<I", 0x80000) * count
     data[0x80000:0x82000] = b"x" * 0x2000
-    start = time.perf_counter()
+    start = time.process_time()
     image = Image(put(bytes(data)), BASE)
     total = sum(len(export.name or "") for export in image.exports)
     assert total <= 9 << 20
-    assert time.perf_counter() - start < 10
+    assert time.process_time() - start < 10
     assert any("longer" in problem.why for problem in image.problems)
 
 
@@ -312,10 +312,10 @@ def test_resource_tree_that_leads_back():
     struct.pack_into("<HH", data, RESOURCES + 12, 0, count)
     data[RESOURCES + 16 : RESOURCES + 16 + 8 * count] = struct.pack("<II", 16, sub) * count
     reader = put(bytes(data))
-    start = time.perf_counter()
+    start = time.process_time()
     image = Image(reader, BASE)
     assert image.version is None
-    assert time.perf_counter() - start < 1
+    assert time.process_time() - start < 1
 
 
 def exercise(reader):
@@ -359,9 +359,9 @@ def test_mutations(seed):
         reader = put(bytes(bad))
         if rng.random() < 0.3:
             reader.drop(BASE + rng.randrange(1, 9) * PAGE)
-        begin = time.perf_counter()
+        begin = time.process_time()
         image = exercise(reader)
-        slowest = max(slowest, time.perf_counter() - begin)
+        slowest = max(slowest, time.process_time() - begin)
         seen.add((image is None, bool(image and image.problems), bool(image and image.version)))
     assert slowest < 10
     assert len(seen) >= 4  # all kinds of outcome occur

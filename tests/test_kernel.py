@@ -98,9 +98,9 @@ def test_mutations_never_raise(image):
             where = rng.choice(places)
             width = rng.choice((1, 2, 4))
             bad[where : where + width] = rng.choice((b"\0", b"\xff", bytes([rng.randrange(256)]))) * width
-        start = time.perf_counter()
+        start = time.process_time()
         got = identify(FlatReader(base, bytes(bad)), base)
-        assert time.perf_counter() - start < 1
+        assert time.process_time() - start < 1
         assert got is None or (got.base == base and (got.pdb is None) == (got.guid is None))
         seen.add((got is None, getattr(got, "pdb", None) is None))
     assert len(seen) > 1  # some still open, some do not
@@ -290,7 +290,7 @@ def test_damaged_headers_never_raise():
             image[at : at + 8] = rng.choice(
                 (bytes(8), b"\xff" * 8, ABSENT, rng.randbytes(8), rng.randbytes(4))
             )[:8]
-        start = time.perf_counter()
+        start = time.process_time()
         try:
             with kdmp.open(bytes(image)) as dump:
                 kernel = find_kernel(dump)
@@ -298,7 +298,7 @@ def test_damaged_headers_never_raise():
                 found.add(kernel and kernel.how)
         except kdmp.KdmpError:
             pass
-        assert time.perf_counter() - start < 2
+        assert time.process_time() - start < 2
     assert len(found) > 1
 
 

@@ -246,7 +246,7 @@ def test_no_lists():
 
 
 def test_garbage_ends():
-    began, rng = time.perf_counter(), random.Random(11)
+    began, rng = time.process_time(), random.Random(11)
     for _ in range(80):
         process, space = made(rng.choice((4, 8)), 12)
         for _ in range(rng.choice((1, 4, 40))):
@@ -258,4 +258,4 @@ def test_garbage_ends():
         for module in found:
             module.examine()
         str(found), found.to_dicts()
-    assert time.perf_counter() - began < 20
+    assert time.process_time() - began < 20

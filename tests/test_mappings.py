@@ -730,10 +730,10 @@ def test_lazy():
     for index in range(512):
         memory.put_u64(0x1000 + 8 * index, 0x1000 | P | (W if index % 2 else U))
     reader = kdmp.open(memory.dump()).reader()
-    before = time.perf_counter()
+    before = time.process_time()
     first = list(itertools.islice(reader.mappings(), 3))
     assert len(first) == 3
-    assert time.perf_counter() - before < 0.5
+    assert time.process_time() - before < 0.5
 
 
 HOSTILE = {
@@ -762,13 +762,13 @@ def test_tables_that_point_to_themselves(name, paging, instrumented):
         lambda: exhaust(reader.mappings()),
         lambda: exhaust(reader.find_frame(9)),
     ):
-        before = time.perf_counter()
+        before = time.process_time()
         if paging == "x86":  # no more than 1024 tables, whatever they say
             walk()
         else:
             with pytest.raises(kdmp.KdmpError, match="without an end"):
                 walk()
-        spent = time.perf_counter() - before
+        spent = time.process_time() - before
         assert instrumented or spent < 1.5, f"{spent:.1f} s"
 
 

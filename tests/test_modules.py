@@ -517,7 +517,7 @@ def test_mutations(seed):
         if rng.random() < 0.2:
             machine.reader.drop(rng.choice((machine.head, machine.entries, machine.names, machine.ring)))
         windows = machine.windows()
-        begin = time.perf_counter()
+        begin = time.process_time()
         listing, gone = modules(windows), unloaded_modules(windows)
         for thing in (*listing, *gone):
             thing.to_dict()
@@ -526,7 +526,7 @@ def test_mutations(seed):
             found = module_at(windows, va)
             assert found is None or found.contains(va)
         str(listing), str(gone)
-        slowest = max(slowest, time.perf_counter() - begin)
+        slowest = max(slowest, time.process_time() - begin)
         assert len(listing) <= 1000 and len(gone) <= 50
         assert len({module.address for module in listing}) == len(listing)
         outcomes.add((len(listing), bool(listing.problems), len(gone)))
@@ -541,8 +541,8 @@ def test_a_long_list_of_garbage_is_bounded():
     data = b"".join(struct.pack("<QQ", start + 16 * (n + 1), start + 16 * (n - 1)) for n in range(count))
     machine.reader.put(start, data)
     machine.pointers(machine.links[1], start)
-    begin = time.perf_counter()
+    begin = time.process_time()
     listing = modules(machine.windows())
     assert [m.base for m in listing][:2] == machine.bases[:2]
     assert set(machine.bases) <= {m.base for m in listing}
-    assert time.perf_counter() - begin < 10
+    assert time.process_time() - begin < 10

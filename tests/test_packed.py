@@ -693,7 +693,7 @@ def test_damage_in_the_middle(kind):
 def test_mutations_give_results_or_typed_errors(kind):
     noise = random.Random(11)
     good = PACKERS[kind](make_dump(4, 4))
-    started = time.monotonic()
+    started = time.process_time()
     for _ in range(100):
         bad = bytearray(good)
         for _ in range(noise.choice((1, 1, 4, 20))):
@@ -705,7 +705,7 @@ def test_mutations_give_results_or_typed_errors(kind):
             assert str(exc)
         else:
             assert unpacked is None or unpacked.size <= 1 << 22
-    assert time.monotonic() - started < 60
+    assert time.process_time() - started < 60
 
 
 def test_zip_without_its_directory():

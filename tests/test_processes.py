@@ -400,10 +400,10 @@ def test_a_tree_of_pages_that_leads_to_itself():
     leaf = next(page for _, page in HandleTable(windows, table).leaves())
     code = table + offset(windows, "_HANDLE_TABLE", "TableCode")
     full = leaf.to_bytes(8, "little") * 512
-    began = time.monotonic()
+    began = time.process_time()
     windows = patcheddump.patched("win10-19041", "kernel", {code: leaf | 2, leaf: full}).windows
     assert len(windows.processes()) == 15
-    assert time.monotonic() - began < 10
+    assert time.process_time() - began < 10
 
 
 def test_census_is_taken_once():
@@ -488,13 +488,13 @@ def test_mutations_never_raise_and_never_hang(name):
                 at = dice.choice(heads) + dice.choice((0, 8))
             value = dice.choice(interesting) if dice.random() < 0.7 else dice.getrandbits(64)
             patches[at] = value
-        began = time.monotonic()
+        began = time.process_time()
         with patcheddump.patched(name, "kernel", patches) as dump:
             try:
                 examine(dump.windows)
             except kdmp.symbols.SymbolError:
                 pass  # damage that no layout fits: that is an answer
-        assert time.monotonic() - began < 20, seed
+        assert time.process_time() - began < 20, seed
 
 
 # ---- triage dumps ----

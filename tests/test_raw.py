@@ -176,10 +176,10 @@ def test_find_root_is_bounded_for_directories_without_a_table():
         for k in range(4):
             struct.pack_into("<Q", page, 8 * k, pfn << 12 | 0x63)
         out += page
-    start = time.perf_counter()
+    start = time.process_time()
     with open_raw(bytes(out), arch="x86") as dump:
         assert dump.find_root("pae") is None
-    assert time.perf_counter() - start < 2
+    assert time.process_time() - start < 2
 
 
 def test_find_root_is_bounded_by_the_bytes_that_exist():
@@ -188,14 +188,14 @@ def test_find_root_is_bounded_by_the_bytes_that_exist():
     image = bytearray(elf([(LOAD, 0, b"")], count=count)[:64]).ljust(size, b"\0")
     for k in range(count):
         struct.pack_into("<IIQQQQQQ", image, 64 + 56 * k, LOAD, 7, 0, 0, k << 22, size, size, 0)
-    start = time.perf_counter()
+    start = time.process_time()
     try:
         with open_raw(bytes(image)) as dump:
             assert dump.find_root("x64") is None
             assert dump.find_root("pae") is None
     except kdmp.FormatError:
         pass  # as good
-    assert time.perf_counter() - start < 1
+    assert time.process_time() - start < 1
 
 
 @pytest.mark.parametrize("how", ["map", "read", "file", "bytes"])
@@ -480,7 +480,7 @@ def test_a_thousand_mutations():
             out[at : at + size] = (new & (1 << 8 * size) - 1).to_bytes(size, "little")
         if rng.random() < 0.1:
             del out[rng.randrange(len(out)) :]
-        start = time.perf_counter()
+        start = time.process_time()
         try:
             dump = open_raw(bytes(out))
         except kdmp.KdmpError:
@@ -496,7 +496,7 @@ def test_a_thousand_mutations():
                 reader.try_translate(address)
                 reader.read_gaps(address, 0x1800)
             outcomes["used"] += 1
-        assert time.perf_counter() - start < 1
+        assert time.process_time() - start < 1
     assert min(outcomes.values()) > 100, outcomes
 
 

@@ -251,7 +251,7 @@ def test_missing_pages_cost_what_hangs_from_them():
 def test_cycles_and_wild_pointers(number):
     layout = layout_of(number)
     rng = random.Random(number)
-    began = time.perf_counter()
+    began = time.process_time()
     for _ in range(60):
         process, space, known = forest(layout, some(layout, 30))
         for _ in range(rng.choice((1, 1, 3, 20))):
@@ -274,7 +274,7 @@ def test_cycles_and_wild_pointers(number):
                 continue
             assert hit is None or va in hit
         str(found)
-    assert time.perf_counter() - began < 30
+    assert time.process_time() - began < 30
 
 
 def test_a_child_that_is_no_vad():
@@ -488,7 +488,7 @@ def test_mutated_machines():
     """Bytes of VADs, sections and loader lists of a machine replaced at random: bounded, and no surprise."""
     pristine = machine_dump("win10-19041", "kernel").read_bytes()
     facts = truth("win10-19041")
-    began, rng = time.perf_counter(), random.Random(5)
+    began, rng = time.process_time(), random.Random(5)
     with kdmp.open(pristine) as dump:
         reader, places = dump.reader(), []
         for process in facts["processes"]:
@@ -514,4 +514,4 @@ def test_mutated_machines():
                         vads.read_page(process, va)
                         process.reader.explain(va)
                 assert len(vads.vads(process)) <= 20
-    assert time.perf_counter() - began < 60
+    assert time.process_time() - began < 60

@@ -154,7 +154,7 @@ check_asan() {
         export PYTHONPATH=$place/lib PYTHONMALLOC=malloc PYTHONDONTWRITEBYTECODE=1
         export ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1 KDMP_EXPECT_SANITIZE=address
         export HYPOTHESIS_PROFILE=asan LD_PRELOAD="$asan $ubsan"
-        "$BIN/pytest" -q -p no:cacheprovider -m "not compiles and not slow" \
+        "$BIN/pytest" -q -n auto --dist loadfile -p no:cacheprovider -m "not compiles and not slow" \
             "${PYTHON_ALONE[@]/#/--ignore-glob=tests/test_}"
     )
 }
