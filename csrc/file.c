@@ -68,6 +68,13 @@ kdmp_file_from_fd(struct kdmp_file *file, int fd, int map,
         mmap(NULL, (size_t)file->size, PROT_READ, MAP_SHARED, file->fd, 0);
     if (mapping == MAP_FAILED)
         return fail_os(err, errno, "cannot map the file");
+    if (file->watch.mapped != NULL
+        && file->watch.mapped(file->watch.context, mapping, (size_t)file->size,
+                              file->fd)
+               != 0) {
+        munmap(mapping, (size_t)file->size);
+        return kdmp_fail(err, KDMP_E_NOMEM, 0, "out of memory");
+    }
     file->ptr = mapping;
     file->mapped = 1;
     return KDMP_OK;
@@ -93,6 +100,8 @@ kdmp_file_from_input(struct kdmp_file *file, const struct kdmp_input *input,
 {
     static const uint8_t nothing[1] = {0};
 
+    if (input->watch != NULL)
+        file->watch = *input->watch;
     if (input->path != NULL)
         return kdmp_file_from_path(file, input->path, input->map, err);
     if (input->stream != NULL) {
@@ -108,8 +117,11 @@ kdmp_file_from_input(struct kdmp_file *file, const struct kdmp_input *input,
 void
 kdmp_file_close(struct kdmp_file *file)
 {
-    if (file->mapped)
+    if (file->mapped) {
+        if (file->watch.unmapping != NULL)
+            file->watch.unmapping(file->watch.context, file->ptr);
         munmap((void *)(uintptr_t)file->ptr, (size_t)file->size);
+    }
     if (file->fd >= 0)
         close(file->fd);
 }

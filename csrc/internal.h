@@ -52,9 +52,10 @@ int kdmp_test_alloc_failed(void);
 struct kdmp_file {
     const uint8_t *ptr; /* mapped or given bytes; NULL: read them */
     uint64_t size;
-    int mapped;                /* ptr is ours to unmap */
-    int fd;                    /* ours to close; -1 */
-    struct kdmp_stream stream; /* read_at != NULL: read through it */
+    int mapped;                  /* ptr is ours to unmap */
+    int fd;                      /* ours to close; -1 */
+    struct kdmp_stream stream;   /* read_at != NULL: read through it */
+    struct kdmp_map_watch watch; /* mapped != NULL: to be told of mappings */
 };
 
 enum kdmp_status kdmp_file_from_fd(struct kdmp_file *file, int fd, int map,

@@ -421,8 +421,9 @@ struct kdmp_stream {
 /*
  * Open a dump by file descriptor (duplicated; the caller keeps its own).
  * With 'map' the file is mapped: fastest, but if somebody shortens the file
- * while it is open the process gets SIGBUS.  Without, every access is a read
- * and such a change is an error.
+ * while it is open the process gets SIGBUS (see struct kdmp_map_watch for
+ * those who can live with that).  Without, every access is a read and such a
+ * change is an error.
  *
  * On success *dump_out is a handle to close later.  On failure *dump_out is
  * NULL and *err, if err is not NULL, says why.
@@ -448,6 +449,18 @@ enum kdmp_status kdmp_open_stream(const struct kdmp_stream *stream,
                                   struct kdmp_dump **dump_out,
                                   struct kdmp_error *err);
 
+/*
+ * Who wants to know where files are mapped, to tell a SIGBUS of theirs from
+ * others.  mapped() is called before anything is read through a mapping, with
+ * the descriptor that stays open as long; if it does not return 0 the file is
+ * refused with KDMP_E_NOMEM.  unmapping() is called before the mapping goes.
+ */
+struct kdmp_map_watch {
+    int (*mapped)(void *context, const void *base, size_t size, int fd);
+    void (*unmapping)(void *context, const void *base);
+    void *context;
+};
+
 /* Where a file is, one of: a path (mapped if 'map'), bytes that stay
  * the caller's, or a stream.  What is not used is NULL. */
 struct kdmp_input {
@@ -456,6 +469,7 @@ struct kdmp_input {
     const void *data;
     size_t size;
     const struct kdmp_stream *stream;
+    const struct kdmp_map_watch *watch; /* copied */
 };
 
 /* What a memory image without a header is.  No runs: the whole file from

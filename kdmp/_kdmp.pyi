@@ -33,6 +33,7 @@ class _BuildInfo(TypedDict):
     version: str
     asserts: bool
     sanitize: str
+    map_guard: bool
 
 Address: TypeAlias = SupportsIndex | AccessContext
 
@@ -42,8 +43,12 @@ def build_info() -> _BuildInfo:
     """Return how the extension was built.
 
     A dict: "version" of the package, "asserts" whether assertions are active,
-    "sanitize" the sanitizers compiled in, "" for none.
+    "sanitize" the sanitizers compiled in, "" for none, "map_guard" whether the loss of a
+    mapped file raises; else it ends the process, and `io="read"` is the way out.
     """
+
+def _guarded() -> int:
+    """Return how many mapped files this process has, for tests."""
 
 class KdmpError(Exception):
     """Base of every error that is about a dump."""
@@ -369,7 +374,8 @@ class Pages:
 
     `len(pages)` and `pfn in pages` take constant time; iteration gives frame numbers in
     ascending order. `pages[pfn]` is a read-only memoryview of the frame's 4096 bytes,
-    without a copy if the dump is in memory; the dump cannot be closed while it lives.
+    without a copy if the dump is in memory; the dump cannot be closed while it lives. If the
+    mapped file is lost (`dump.lost`) it shows zeros: nobody can raise then.
     NotInDumpError or TruncatedError (both LookupError) if the frame is not there.
     `pages[first:end]` is the window of frame numbers from `first` up to `end`.
     """
@@ -391,16 +397,18 @@ class DumpBase:
     """An open crash dump: its facts, its pages and the bytes of its file.
 
     `source` is a path (str or os.PathLike), the content of a dump in any bytes-like
-    object, or a binary file object with seek() and read(). With `io="read"` a file given
-    by path is read instead of mapped: slower, but a file that shrinks meanwhile is an
-    error and not the end of the process. `raw` is for memory without a dump header: a pair
-    of the machine ("x64", "x86", "arm64", or None) and a sequence of runs (pfn, count,
-    file_offset), empty for the whole file or what an ELF core lists. `pagefiles` are paths
-    of page files by number, None for those that are missing; at most 16.
+    object, or a binary file object with seek() and read(). A file given by path is mapped: if
+    it shrinks or fails meanwhile, the call that notices and all later ones raise OSError, see
+    `lost`, and a memoryview shows zeros from there on. With `io="read"` it is read instead:
+    slower, but each byte is either right or an error. `raw` is for memory without a dump
+    header: a pair of the machine ("x64", "x86", "arm64", or None) and a sequence of runs
+    (pfn, count, file_offset), empty for the whole file or what an ELF core lists. `pagefiles`
+    are paths of page files by number, None for those that are missing; at most 16.
 
     OSError if the file cannot be opened, WrongFileError if it is no kernel dump,
     FormatError if it is damaged, UnsupportedDumpError if kdmp cannot read its kind.
-    memoryview(dump) is the whole file, read-only, if it is in memory.
+    memoryview(dump) is the whole file, read-only, if it is in memory; no call checks what is
+    read through it.
     """
 
     def __init__(
@@ -421,6 +429,14 @@ class DumpBase:
     @property
     def closed(self) -> bool:
         """Whether the dump is closed."""
+    @property
+    def lost(self) -> int | None:
+        """Where the mapped file has been lost: an offset in it, or None.
+
+        Everything from there on cannot be read any more, because the file has become shorter or
+        its medium has failed. From then on everything that needs the file raises OSError
+        (EIO), which says if it is a page file. `check` looks for what has not been noticed.
+        """
     @property
     def io(self) -> str:
         """How the file is read: "map", "read", "memory" (a bytes-like object) or "file" (a file object)."""
@@ -498,6 +514,14 @@ class DumpBase:
         """Return `size` bytes of the file itself, from `offset`.
 
         FormatError if the file does not have them all, OSError if it cannot be read.
+        """
+    def check(self) -> None:
+        """Raise OSError (EIO) if the mapped file is shorter now than when it was opened.
+
+        Lost pages are noticed when they are needed, and calls of more than 20 ms look at the size
+        when they end. But if the file now ends within a page of 4 KiB, the rest of that page reads
+        as zeros, and short reads do not notice; this call does. It takes a microsecond, and does
+        nothing for a dump that is not mapped.
         """
     def context_bytes(self) -> bytes:
         """Return the bytes of the header's ContextRecord area as they are: a CONTEXT, or filler."""

@@ -111,9 +111,11 @@ class Dump(DumpBase):
     """A Windows kernel crash dump, opened for reading.
 
     `source` is a path (`str`, `os.PathLike`), any bytes-like object with the file's content, or a binary file
-    object with `seek` and `read`. With `io="map"` a path is mapped into memory: the fastest way, but the
-    process is killed (SIGBUS) if somebody shortens the file meanwhile. `io="read"` reads instead; use
-    it for media that change or fail. `dtb` and `paging` override what the header says.
+    object with `seek` and `read`. With `io="map"` a path is mapped into memory: the fastest way. If the file
+    is shortened or its medium fails meanwhile, the call that meets the loss raises OSError (EIO), and so does
+    all else from then on (`lost`, `check`); memoryviews show zeros where nothing is left. `io="read"` reads
+    instead, and each byte is right or an error; use it for media that change or fail. `dtb` and `paging`
+    override what the header says.
 
     A dump inside .gz, .xz, .bz2, .zst, .zip, .cab or .zdmp is unpacked, into memory if it is small and else
     into a temporary file that `close` removes; `progress(done, total)` is told the bytes of the packed file
@@ -186,9 +188,12 @@ class Dump(DumpBase):
     def __repr__(self) -> str:
         if self.closed:
             return "<kdmp.Dump closed>"
-        kind = self.kind.name if isinstance(self.kind, DumpKind) else self.kind
         name = f" {os.fspath(self._source)!r}" if isinstance(self._source, str | os.PathLike) else ""
-        return f"<kdmp.Dump{name} {kind} {self.arch} build {self.build} {len(self.pages)} pages>"
+        try:
+            kind = self.kind.name if isinstance(self.kind, DumpKind) else self.kind
+            return f"<kdmp.Dump{name} {kind} {self.arch} build {self.build} {len(self.pages)} pages>"
+        except OSError:  # the mapped file is lost
+            return f"<kdmp.Dump{name} lost from offset {self.lost or 0:#x} on>"
 
     @cached_property
     def _header(self) -> dict[str, Any]:

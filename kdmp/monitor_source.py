@@ -109,7 +109,7 @@ class OverlaySource(Source):
 
     def unwatch(self, pfn: int) -> None:
         self._watching.discard(pfn)
-        with contextlib.suppress(ValueError):  # the dump is closed
+        with contextlib.suppress(ValueError, OSError):  # the dump is closed or lost
             self.overlay.unwatch_frame(pfn)
 
     def drain(self) -> None:
@@ -117,7 +117,7 @@ class OverlaySource(Source):
 
 
 def _end_watches(overlay: OverlayBase, frames: set[int]) -> None:
-    with contextlib.suppress(ValueError):
+    with contextlib.suppress(ValueError, OSError):
         for pfn in frames:
             overlay.unwatch_frame(pfn)
 

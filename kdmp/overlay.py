@@ -89,7 +89,7 @@ class Overlay(OverlayBase):
         self, exc_type: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
     ) -> None:
         self.owner.views._remove(self)
-        if not self.owner.closed:
+        if not self.owner.closed and self.owner.lost is None:
             self.reset()
 
     @property

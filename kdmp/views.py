@@ -68,7 +68,7 @@ class Views(Mapping[int, "Dump | Overlay"]):
         if isinstance(view, Overlay) and found is not view:
             raise KeyError(f"{view!r} is a view of another dump")
         self._remove(found)
-        if not self._dump.closed:
+        if not self._dump.closed and self._dump.lost is None:
             found.reset()
 
     def _add(self, overlay: "Overlay", name: str | None) -> int:

@@ -204,6 +204,20 @@ def close_with_view(world):
     dump.close()
 
 
+def lost_dump(world):
+    path = world.path.with_suffix(".lost")
+    path.write_bytes(world.image)
+    with kdmp.Dump(path) as dump:
+        reader = dump.reader(dtb=0x1000, paging="x64", discover=False)
+        page = dump.pages[0x20]
+        os.truncate(path, 0)
+        for call in (lambda: reader.read_u8(KERNEL_VA), dump.check, lambda: dump.pages, lambda: dump.header):
+            with raises(OSError):
+                call()
+        assert (dump.lost, repr(dump)[-3:]) == (0x2000, "on>")
+        page.release()
+
+
 def use_overlay(world):
     with world.dump.overlay("named") as ov:
         reader = ov.reader(dtb=0x1000, paging="x64")
@@ -388,6 +402,7 @@ CASES = {
         failing(lambda w: kdmp.Dump()),
     ],
     "Dump.close": [close_with_view],
+    "Dump.check": [lambda w: w.dump.check(), failing(lambda w: w.dump.check(1)), lost_dump],
     "Dump.choose_paging": [
         lambda w: w.dump.choose_paging(0x1000),
         failing(lambda w: w.dump.choose_paging("text")),

@@ -95,6 +95,10 @@ compare_pinned(DumpObject *self, DumpObject *other, uint64_t first,
             : NULL;
 
     err.status = compare_all(self, other, &state, &runs);
+    if (ts != NULL) {
+        (void)map_guard_check(&self->guard);
+        (void)map_guard_check(&other->guard);
+    }
     work_end(ts);
     err.status = dump_end(other, err.status);
     err.status = dump_end(self, err.status);

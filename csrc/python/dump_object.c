@@ -5,9 +5,43 @@
  */
 #include "pykdmp.h"
 
+#include <errno.h>
+
+enum kdmp_status
+dump_raise_lost(DumpObject *self)
+{
+    PyObject *text, *exc = NULL;
+    char what[32] = "the dump";
+    uint64_t offset;
+    int file;
+
+    if (PyErr_Occurred() || !map_guard_loss(&self->guard, &file, &offset))
+        return KDMP_E_OS;
+    if (file > 0)
+        PyOS_snprintf(what, sizeof(what), "page file %d", file - 1);
+    text = format_text("the file of %s cannot be read any more from offset "
+                       "0x%llx on: it has become shorter or its medium has "
+                       "failed while it was mapped; open the dump again",
+                       what, (unsigned long long)offset);
+    if (text != NULL && self->path != NULL)
+        exc =
+            PyObject_CallFunction(PyExc_OSError, "iOO", EIO, text, self->path);
+    else if (text != NULL)
+        exc = PyObject_CallFunction(PyExc_OSError, "iO", EIO, text);
+    Py_XDECREF(text);
+    if (exc != NULL)
+        PyErr_SetObject((PyObject *)Py_TYPE(exc), exc);
+    Py_XDECREF(exc);
+    return KDMP_E_OS;
+}
+
 int
 dump_not_open(DumpObject *self)
 {
+    if (self->pins >= 0 && map_guard_is_lost(&self->guard)) {
+        dump_raise_lost(self);
+        return -1;
+    }
     PyErr_SetString(PyExc_ValueError, self->pins == PINS_CLOSED
                                           ? "the dump is closed"
                                           : "the dump has not been opened");
@@ -87,6 +121,7 @@ dump_dealloc(PyObject *op)
 
     PyObject_GC_UnTrack(op);
     dump_release((DumpObject *)op);
+    Py_CLEAR(((DumpObject *)op)->path);
     type->tp_free(op);
     Py_DECREF(type);
 }
@@ -288,6 +323,17 @@ get_closed(PyObject *op, void *closure)
 }
 
 static PyObject *
+get_lost(PyObject *op, void *closure)
+{
+    uint64_t offset;
+    int file;
+
+    if (!map_guard_loss(&((DumpObject *)op)->guard, &file, &offset))
+        Py_RETURN_NONE;
+    return PyLong_FromUnsignedLongLong(offset);
+}
+
+static PyObject *
 get_io(PyObject *op, void *closure)
 {
     static const char *const names[] = {"map", "read", "memory", "file"};
@@ -303,6 +349,14 @@ get_pages(PyObject *op, void *closure)
 
 static PyGetSetDef dump_getset[] = {
     GETTER("closed", get_closed, "Whether the dump is closed."),
+    GETTER("lost", get_lost,
+           "Where the mapped file has been lost: an offset in it, or None.\n\n"
+           "Everything from there on cannot be read any more, because the file "
+           "has become shorter or\n"
+           "its medium has failed. From then on everything that needs the file "
+           "raises OSError\n"
+           "(EIO), which says if it is a page file. `check` looks for what has "
+           "not been noticed."),
     GETTER("io", get_io,
            "How the file is read: \"map\", \"read\", \"memory\" (a bytes-like "
            "object) or \"file\" (a file object)."),
@@ -428,9 +482,9 @@ dump_find_root(PyObject *op, PyObject *const *args, Py_ssize_t nargs,
         return NULL;
     ts = work_begin(self, UINT64_MAX);
     status = kdmp_find_root(self->handle, (enum kdmp_paging)paging, &root);
+    (void)map_guard_check(&self->guard);
     work_end(ts);
-    dump_unpin(self);
-    if (PyErr_Occurred())
+    if (dump_done(self) < 0)
         return NULL;
     if (status != KDMP_OK)
         Py_RETURN_NONE;
@@ -463,6 +517,8 @@ file_range(DumpObject *self, uint64_t offset, uint64_t size)
     ts = work_begin(self, size);
     err.status = kdmp_read_file(self->handle, offset, PyBytes_AS_STRING(out),
                                 (size_t)size, &err);
+    if (ts != NULL)
+        map_guard_glance(&self->guard);
     work_end(ts);
     err.status = dump_end(self, err.status);
     if (err.status != KDMP_OK) {
@@ -493,6 +549,32 @@ dump_read_file(PyObject *op, PyObject *const *args, Py_ssize_t nargs,
         return NULL;
     }
     return file_range(self, offset, (uint64_t)size);
+}
+
+PyDoc_STRVAR(
+    check_doc,
+    "check($self, /)\n--\n\n"
+    "Raise OSError (EIO) if the mapped file is shorter now than when it was "
+    "opened.\n\n"
+    "Lost pages are noticed when they are needed, and calls of more than 20 ms "
+    "look at the size\n"
+    "when they end. But if the file now ends within a page of 4 KiB, the rest "
+    "of that page reads\n"
+    "as zeros, and short reads do not notice; this call does. It takes a "
+    "microsecond, and does\n"
+    "nothing for a dump that is not mapped.");
+
+static PyObject *
+dump_check(PyObject *op, PyObject *unused)
+{
+    DumpObject *self = (DumpObject *)op;
+
+    if (dump_pin(self) < 0)
+        return NULL;
+    (void)map_guard_check(&self->guard);
+    if (dump_done(self) < 0)
+        return NULL;
+    Py_RETURN_NONE;
 }
 
 PyDoc_STRVAR(context_bytes_doc,
@@ -571,6 +653,7 @@ static PyMethodDef dump_methods[] = {
     {"compare", KEYWORDS(dump_compare), dump_compare_doc},
     {"choose_paging", KEYWORDS(dump_choose_paging), choose_paging_doc},
     {"read_file", KEYWORDS(dump_read_file), read_file_doc},
+    {"check", dump_check, METH_NOARGS, check_doc},
     {"context_bytes", dump_context_bytes, METH_NOARGS, context_bytes_doc},
     {"exception_bytes", dump_exception_bytes, METH_NOARGS, exception_bytes_doc},
     {"_collect", dump_collect, METH_O, NULL},
@@ -583,23 +666,28 @@ PyDoc_STRVAR(
     "An open crash dump: its facts, its pages and the bytes of its file.\n\n"
     "`source` is a path (str or os.PathLike), the content of a dump in any "
     "bytes-like\n"
-    "object, or a binary file object with seek() and read(). With "
-    "`io=\"read\"` a file given\n"
-    "by path is read instead of mapped: slower, but a file that shrinks "
-    "meanwhile is an\n"
-    "error and not the end of the process. `raw` is for memory without a "
-    "dump header: a pair\n"
-    "of the machine (\"x64\", \"x86\", \"arm64\", or None) and a sequence of "
-    "runs (pfn, count,\n"
-    "file_offset), empty for the whole file or what an ELF core lists. "
-    "`pagefiles` are paths\n"
-    "of page files by number, None for those that are missing; at most "
-    "16.\n\n"
+    "object, or a binary file object with seek() and read(). A file given by "
+    "path is mapped: if\n"
+    "it shrinks or fails meanwhile, the call that notices and all later ones "
+    "raise OSError, see\n"
+    "`lost`, and a memoryview shows zeros from there on. With `io=\"read\"` it "
+    "is read instead:\n"
+    "slower, but each byte is either right or an error. `raw` is for memory "
+    "without a dump\n"
+    "header: a pair of the machine (\"x64\", \"x86\", \"arm64\", or None) and "
+    "a "
+    "sequence of runs\n"
+    "(pfn, count, file_offset), empty for the whole file or what an ELF core "
+    "lists. `pagefiles`\n"
+    "are paths of page files by number, None for those that are missing; at "
+    "most 16.\n\n"
     "OSError if the file cannot be opened, WrongFileError if it is no kernel "
     "dump,\n"
     "FormatError if it is damaged, UnsupportedDumpError if kdmp cannot read "
     "its kind.\n"
-    "memoryview(dump) is the whole file, read-only, if it is in memory.");
+    "memoryview(dump) is the whole file, read-only, if it is in memory; no "
+    "call checks what is\n"
+    "read through it.");
 
 static PyType_Slot dump_slots[] = {
     {Py_tp_doc, (void *)dump_doc},

@@ -187,7 +187,8 @@ static int
 open_path(DumpObject *self, PyObject *source, int map,
           const struct kdmp_raw *raw)
 {
-    struct kdmp_input input = {.map = map};
+    struct kdmp_map_watch watch = map_guard_watch(&self->guard);
+    struct kdmp_input input = {.map = map, .watch = &watch};
     struct kdmp_error err;
     enum kdmp_status status;
     PyObject *path;
@@ -196,6 +197,11 @@ open_path(DumpObject *self, PyObject *source, int map,
     if (!PyUnicode_FSConverter(source, &path))
         return -1;
     input.path = PyBytes_AS_STRING(path);
+    Py_XSETREF(self->path, PyUnicode_DecodeFSDefault(input.path));
+    if (self->path == NULL) {
+        Py_DECREF(path);
+        return -1;
+    }
     Py_BEGIN_ALLOW_THREADS
     status = kdmp_open_input(&input, raw, &self->handle, &err);
     Py_END_ALLOW_THREADS
@@ -292,10 +298,11 @@ convert_raw(PyObject *arg, struct kdmp_raw *raw, struct kdmp_run **runs_out)
 /* --- page files -------------------------------------------------------- */
 
 static int
-open_pagefile(PyObject *source, int map, struct kdmp_pagefile **out,
-              struct module_state *state)
+open_pagefile(DumpObject *self, PyObject *source, int map,
+              struct kdmp_pagefile **out)
 {
-    struct kdmp_input input = {.map = map};
+    struct kdmp_map_watch watch = map_guard_watch(&self->guard);
+    struct kdmp_input input = {.map = map, .watch = &watch};
     struct kdmp_error err;
     enum kdmp_status status;
     PyObject *path;
@@ -311,7 +318,7 @@ open_pagefile(PyObject *source, int map, struct kdmp_pagefile **out,
     Py_DECREF(path);
     if (status == KDMP_OK)
         return 0;
-    raise_error(state, &err, source);
+    raise_error(self->state, &err, source);
     return -1;
 }
 
@@ -330,9 +337,11 @@ open_pagefiles(DumpObject *self, PyObject *arg, int map)
         PyErr_SetString(PyExc_ValueError, "there are at most 16 page files");
         rc = -1;
     }
-    for (Py_ssize_t i = 0; rc == 0 && i < PySequence_Fast_GET_SIZE(fast); i++)
-        rc = open_pagefile(PySequence_Fast_GET_ITEM(fast, i), map,
-                           &self->pagefiles[i], self->state);
+    for (Py_ssize_t i = 0; rc == 0 && i < PySequence_Fast_GET_SIZE(fast); i++) {
+        self->guard.file = 1 + (int)i;
+        rc = open_pagefile(self, PySequence_Fast_GET_ITEM(fast, i), map,
+                           &self->pagefiles[i]);
+    }
     Py_DECREF(fast);
     return rc;
 }
@@ -345,6 +354,7 @@ dump_open(DumpObject *self, PyObject *source, int map, PyObject *raw_arg,
     struct kdmp_run *runs = NULL;
     int rc;
 
+    map_guard_init(&self->guard);
     if (raw_arg != Py_None) {
         if (convert_raw(raw_arg, &raw, &runs) < 0)
             return -1;
@@ -367,6 +377,11 @@ dump_open(DumpObject *self, PyObject *source, int map, PyObject *raw_arg,
     PyMem_Free(runs);
     if (rc == 0)
         rc = open_pagefiles(self, pagefiles, map);
+    if (map_guard_check(&self->guard)) { /* so what was said is not true */
+        PyErr_Clear();
+        dump_raise_lost(self);
+        rc = -1;
+    }
     if (rc < 0)
         dump_release(self);
     return rc;

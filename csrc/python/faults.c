@@ -118,7 +118,8 @@ reader_missed(ReaderObject *self, const struct access *access, uint64_t offset,
         rc = dump_pin(self->dump);
         if (rc == 0) {
             rc = tell_holes(self, sink, access, offset, size);
-            dump_unpin(self->dump);
+            if (dump_done(self->dump) < 0)
+                rc = -1;
         }
     }
     Py_DECREF(sink);

@@ -27,7 +27,10 @@ PyDoc_STRVAR(build_info_doc,
              "Return how the extension was built.\n\n"
              "A dict: \"version\" of the package, \"asserts\" whether "
              "assertions are active,\n"
-             "\"sanitize\" the sanitizers compiled in, \"\" for none.");
+             "\"sanitize\" the sanitizers compiled in, \"\" for none, "
+             "\"map_guard\" whether the loss of a\n"
+             "mapped file raises; else it ends the process, and `io=\"read\"` "
+             "is the way out.");
 
 static PyObject *
 build_info(PyObject *module, PyObject *unused)
@@ -38,12 +41,24 @@ build_info(PyObject *module, PyObject *unused)
     PyObject *asserts = Py_True;
 #endif
 
-    return Py_BuildValue("{sssOss}", "version", KDMP_VERSION, "asserts",
-                         asserts, "sanitize", KDMP_SANITIZE);
+    return Py_BuildValue("{sssOsssO}", "version", KDMP_VERSION, "asserts",
+                         asserts, "sanitize", KDMP_SANITIZE, "map_guard",
+                         MAP_GUARD ? Py_True : Py_False);
+}
+
+PyDoc_STRVAR(guarded_doc,
+             "_guarded()\n--\n\n"
+             "Return how many mapped files this process has, for tests.");
+
+static PyObject *
+guarded(PyObject *module, PyObject *unused)
+{
+    return PyLong_FromLong(map_guard_count());
 }
 
 static PyMethodDef module_methods[] = {
     {"build_info", build_info, METH_NOARGS, build_info_doc},
+    {"_guarded", guarded, METH_NOARGS, guarded_doc},
     {NULL},
 };
 

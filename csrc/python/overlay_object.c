@@ -147,7 +147,8 @@ overlay_create(PyObject *op, PyObject *arg)
     if (frame_argument(self, arg, &pfn) < 0)
         return NULL;
     status = kdmp_overlay_create(self->handle, pfn);
-    dump_unpin(self->dump);
+    if (dump_done(self->dump) < 0)
+        return NULL;
     if (status != KDMP_OK)
         return raise_change(self, status,
                             "exists already, or is no frame number", pfn);
@@ -169,7 +170,8 @@ overlay_revert_frame(PyObject *op, PyObject *arg)
     if (frame_argument(self, arg, &pfn) < 0)
         return NULL;
     status = kdmp_overlay_revert(self->handle, pfn);
-    dump_unpin(self->dump);
+    if (dump_done(self->dump) < 0)
+        return NULL;
     if (status == KDMP_E_NOMEM || status == KDMP_E_ARGUMENT)
         return raise_change(self, status, "is shown by a remapped one", pfn);
     return PyBool_FromLong(status == KDMP_OK);
@@ -203,7 +205,8 @@ overlay_remap(PyObject *op, PyObject *const *args, Py_ssize_t nargs)
         return NULL;
     }
     status = kdmp_overlay_remap(self->handle, pfn, target);
-    dump_unpin(self->dump);
+    if (dump_done(self->dump) < 0)
+        return NULL;
     if (status == KDMP_E_NOT_IN_DUMP)
         return raise_change(self, status, "does not exist", target);
     if (status != KDMP_OK)
@@ -269,7 +272,8 @@ overlay_frames(PyObject *op, PyObject *unused)
         return NULL;
     list =
         list_frames(self, kdmp_overlay_count(self->handle), kdmp_overlay_get);
-    dump_unpin(self->dump);
+    if (dump_done(self->dump) < 0)
+        Py_CLEAR(list);
     return list;
 }
 
@@ -286,7 +290,8 @@ overlay_remaps(PyObject *op, PyObject *unused)
         return NULL;
     list = list_frames(self, kdmp_overlay_remap_count(self->handle),
                        kdmp_overlay_get_remap);
-    dump_unpin(self->dump);
+    if (dump_done(self->dump) < 0)
+        Py_CLEAR(list);
     return list;
 }
 
@@ -306,7 +311,8 @@ overlay_frame(PyObject *op, PyObject *arg)
     if (frame_argument(self, arg, &pfn) < 0)
         return NULL;
     found = kdmp_overlay_find(self->handle, pfn, &frame);
-    dump_unpin(self->dump);
+    if (dump_done(self->dump) < 0)
+        return NULL;
     if (!found)
         Py_RETURN_NONE;
     return frame_record(&frame);
@@ -337,7 +343,8 @@ overlay_snapshot(PyObject *op, PyObject *unused)
     if (begin_change(self) < 0)
         return NULL;
     status = kdmp_overlay_snapshot(self->handle, &id);
-    dump_unpin(self->dump);
+    if (dump_done(self->dump) < 0)
+        return NULL;
     if (status != KDMP_OK)
         return PyErr_NoMemory();
     return PyLong_FromUnsignedLongLong(id);
@@ -361,7 +368,8 @@ overlay_restore(PyObject *op, PyObject *arg)
     if (as_u64(arg, "snapshot", &id) < 0 || begin_change(self) < 0)
         return NULL;
     status = kdmp_overlay_restore(self->handle, id, &frames);
-    dump_unpin(self->dump);
+    if (dump_done(self->dump) < 0)
+        return NULL;
     if (status == KDMP_E_NOMEM)
         return PyErr_NoMemory();
     if (status != KDMP_OK) {
@@ -395,7 +403,8 @@ overlay_forget(PyObject *op, PyObject *const *args, Py_ssize_t nargs)
         PyErr_SetString(PyExc_ValueError, "there is no such snapshot");
         return NULL;
     }
-    dump_unpin(self->dump);
+    if (dump_done(self->dump) < 0)
+        return NULL;
     Py_RETURN_NONE;
 }
 
@@ -410,7 +419,8 @@ overlay_reset(PyObject *op, PyObject *unused)
     if (begin_change(self) < 0)
         return NULL;
     kdmp_overlay_reset(self->handle);
-    dump_unpin(self->dump);
+    if (dump_done(self->dump) < 0)
+        return NULL;
     Py_RETURN_NONE;
 }
 
@@ -431,7 +441,8 @@ overlay_watch_frame(PyObject *op, PyObject *arg)
     if (frame_argument(self, arg, &pfn) < 0)
         return NULL;
     status = kdmp_overlay_watch(self->handle, pfn);
-    dump_unpin(self->dump);
+    if (dump_done(self->dump) < 0)
+        return NULL;
     if (status != KDMP_OK)
         return raise_change(self, status, "is no frame number", pfn);
     Py_RETURN_NONE;
@@ -449,7 +460,8 @@ overlay_unwatch_frame(PyObject *op, PyObject *arg)
     if (frame_argument(self, arg, &pfn) < 0)
         return NULL;
     kdmp_overlay_unwatch(self->handle, pfn);
-    dump_unpin(self->dump);
+    if (dump_done(self->dump) < 0)
+        return NULL;
     Py_RETURN_NONE;
 }
 
@@ -480,7 +492,8 @@ overlay_take_dirty(PyObject *op, PyObject *unused)
             Py_XDECREF(item);
         }
     } while (count == TAKE_AT_ONCE && list != NULL);
-    dump_unpin(self->dump);
+    if (dump_done(self->dump) < 0)
+        Py_CLEAR(list);
     return list;
 }
 

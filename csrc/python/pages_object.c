@@ -160,6 +160,8 @@ pages_frame(PagesObject *self, uint64_t pfn)
     status = dump_end(self->dump, status);
     if (status == KDMP_OK && extent.ptr != NULL && extent.length >= PAGE_SIZE)
         return mapped_frame(self, extent.ptr);
+    if (status == KDMP_E_OS)
+        return NULL; /* the file is lost */
     if (pfn < PFN_END)
         return copied_frame(self, pfn);
     return raise_text(self->state->errors[E_NOT_IN_DUMP],
@@ -216,7 +218,8 @@ next_run(IteratorObject *self)
     found = self->next < self->stop
             && kdmp_next_run(self->dump->handle, self->next, &run)
             && run.pfn < self->stop && run.count > 0;
-    dump_unpin(self->dump);
+    if (dump_done(self->dump) < 0)
+        return -1;
     if (!found) {
         self->next = self->stop;
         return 0;
@@ -233,6 +236,10 @@ page_iterator_next(PyObject *op)
 {
     IteratorObject *self = (IteratorObject *)op;
 
+    if (map_guard_is_lost(&self->dump->guard)) {
+        dump_raise_lost(self->dump);
+        return NULL;
+    }
     if (self->run.count == 0 && next_run(self) <= 0)
         return NULL;
     self->run.count--;
@@ -302,7 +309,8 @@ pages_new(DumpObject *dump, uint64_t start, uint64_t stop)
     self->stop = stop < end ? stop : end;
     self->start = start < self->stop ? start : self->stop;
     self->count = kdmp_count_frames(dump->handle, self->start, self->stop);
-    dump_unpin(dump);
+    if (dump_done(dump) < 0)
+        Py_CLEAR(self);
     return (PyObject *)self;
 }
 
@@ -370,8 +378,7 @@ pages_contains(PyObject *op, PyObject *arg)
         return -1;
     found = pfn >= self->start && pfn < self->stop
             && kdmp_frame_status(self->dump->handle, pfn) == KDMP_OK;
-    dump_unpin(self->dump);
-    return found;
+    return dump_done(self->dump) < 0 ? -1 : found;
 }
 
 /* One end of a slice: None or a frame number; too large ones are cut. */
@@ -477,7 +484,8 @@ PyDoc_STRVAR(
     "ascending order. `pages[pfn]` is a read-only memoryview of the frame's "
     "4096 bytes,\n"
     "without a copy if the dump is in memory; the dump cannot be closed "
-    "while it lives.\n"
+    "while it lives. If the\n"
+    "mapped file is lost (`dump.lost`) it shows zeros: nobody can raise then.\n"
     "NotInDumpError or TruncatedError (both LookupError) if the frame is not "
     "there.\n"
     "`pages[first:end]` is the window of frame numbers from `first` up to "

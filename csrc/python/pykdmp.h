@@ -3,8 +3,9 @@
  * helpers that turn Python values into C values and failures into exceptions.
  *
  * The rules of every method: convert all arguments first (__index__ is Python
- * code and may close the dump), then pin the dump, call the core, unpin, and
- * only then build the result or the exception.
+ * code and may close the dump), then pin the dump, call the core, end that with
+ * dump_end() or dump_done(), and only then build the result or the exception.
+ * dump_unpin() alone is for what has not looked at the file.
  *
  * SPDX-License-Identifier: MIT
  */
@@ -15,10 +16,7 @@
 #include <Python.h>
 
 #include "kdmp.h"
-
-#ifdef Py_GIL_DISABLED
-#include <stdatomic.h>
-#endif
+#include "mapguard.h"
 
 /* Shorter work keeps the GIL: giving it up costs more than it yields. */
 #define RELEASE_GIL_MIN 0x10000
@@ -174,12 +172,14 @@ typedef Py_ssize_t pin_count;
 typedef struct {
     PyObject_HEAD
     struct module_state *state;
+    struct map_guard guard;
     struct kdmp_dump *handle; /* owned; valid while 'pins' >= 0 */
     pin_count pins;
     pin_count collectors; /* fault collectors of all contexts */
     enum dump_io io;
     Py_buffer source; /* IO_MEMORY: keeps the bytes alive */
     PyObject *file;   /* IO_FILE: has seek() and read() */
+    PyObject *path;   /* str; NULL if it was not opened by path */
     struct kdmp_pagefile *pagefiles[PAGEFILE_COUNT]; /* by number; or NULL */
     PyThread_type_lock file_lock; /* around each seek() and read() */
 #ifdef Py_GIL_DISABLED
@@ -205,6 +205,10 @@ PyObject *raise_no_paging(DumpObject *self, enum kdmp_status status,
 /* Set the exception for a dump that cannot be pinned; return -1. */
 int dump_not_open(DumpObject *self);
 
+/* Raise OSError for a dump whose file is lost, unless an exception is set;
+   return KDMP_E_OS. */
+enum kdmp_status dump_raise_lost(DumpObject *self);
+
 static inline int
 pins_swap(DumpObject *self, Py_ssize_t from, Py_ssize_t to)
 {
@@ -221,6 +225,8 @@ pins_swap(DumpObject *self, Py_ssize_t from, Py_ssize_t to)
 static inline int
 dump_pin(DumpObject *self)
 {
+    if (map_guard_is_lost(&self->guard))
+        return dump_not_open(self);
 #ifdef Py_GIL_DISABLED
     Py_ssize_t pins = atomic_load_explicit(&self->pins, memory_order_relaxed);
 
@@ -251,12 +257,22 @@ dump_unpin(DumpObject *self)
 }
 
 /* Unpin.  An exception of the file object outranks what the core made of it,
-   so that it reaches the caller as it was. */
+   so that it reaches the caller as it was.  So does the loss of the file: zeros
+   were read then. */
 static inline enum kdmp_status
 dump_end(DumpObject *self, enum kdmp_status status)
 {
     dump_unpin(self);
+    if (map_guard_is_lost(&self->guard))
+        return dump_raise_lost(self);
     return self->file != NULL && PyErr_Occurred() ? KDMP_E_OS : status;
+}
+
+/* The same for what has no status.  -1 with an exception. */
+static inline int
+dump_done(DumpObject *self)
+{
+    return dump_end(self, KDMP_OK) == KDMP_OK ? 0 : -1;
 }
 
 /* Detach from the interpreter around long work; NULL if it stays attached.
@@ -268,6 +284,7 @@ work_begin(DumpObject *dump, uint64_t size)
                                                          : NULL;
 }
 
+/* Call map_guard_glance() before, if the mapping was looked at. */
 static inline void
 work_end(PyThreadState *ts)
 {

@@ -89,6 +89,7 @@ access_reacquire(ReaderObject *self, PyThreadState *ts)
 {
     if (ts == NULL)
         return;
+    map_guard_glance(&self->dump->guard);
     PyEval_RestoreThread(ts);
     if (self->overlay != NULL)
         self->overlay->readers--;

@@ -85,8 +85,9 @@ many_again(ReaderObject *self, struct access *access, const struct many *many)
             if (walk.state == KDMP_PTE_VAD)
                 break;
         }
-    dump_unpin(self->dump);
-    return access_again(self, access, (enum kdmp_status)walk.status, &walk);
+    return access_again(self, access,
+                        dump_end(self->dump, (enum kdmp_status)walk.status),
+                        &walk);
 }
 
 static PyObject *

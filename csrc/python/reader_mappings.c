@@ -121,6 +121,10 @@ iterator_next(PyObject *op)
     MappingIterator *self = (MappingIterator *)op;
     ReaderObject *reader = self->reader;
 
+    if (map_guard_is_lost(&reader->dump->guard)) {
+        dump_raise_lost(reader->dump);
+        return NULL;
+    }
     while (self->next == self->count) {
         if (self->over && !self->cursor.has_pending) {
             self->over = 0;

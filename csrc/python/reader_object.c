@@ -75,7 +75,7 @@ access_resolve(ReaderObject *self, struct access *access)
             if (PyErr_Occurred() || status != KDMP_OK) {
                 int machine = kdmp_get_info(self->dump->handle)->machine;
 
-                dump_unpin(self->dump);
+                status = dump_end(self->dump, status);
                 raise_no_paging(self->dump, status, machine);
                 return -1;
             }

@@ -118,7 +118,7 @@ class Entity:
     def __repr__(self) -> str:
         try:
             return self._brief()
-        except ValueError:  # the dump is closed
+        except (ValueError, OSError):  # the dump is closed or lost
             return f"<{type(self).__name__} at {self.address:#x}>"
 
     def _brief(self) -> str:

@@ -56,6 +56,8 @@ class Windows:
     def __repr__(self) -> str:
         if self.dump.closed:
             return "<kdmp.Windows of a closed dump>"
+        if self.dump.lost is not None:
+            return "<kdmp.Windows of a lost dump>"
         base = "?" if self.kernel_base is None else hex(self.kernel_base)
         return f"<kdmp.Windows build {self.dump.build} {self.dump.arch} kernel at {base}>"
 
