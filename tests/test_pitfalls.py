@@ -375,7 +375,9 @@ def test_r2_cut_in_the_pages(tmp_path, kind, how):
 
 
 def test_r3_file_that_shrinks(tmp_path):
-    """Without a mapping a file that is cut while it is open is an error, never a signal."""
+    """Without a mapping a file that is cut while it is open is an error, never a signal.
+
+    With one it is, too: test_mapguard.py."""
     path = tmp_path / "shrinks.dmp"
     path.write_bytes(small_image())
     with kdmp.open(path, io="read") as dump:
