@@ -3,6 +3,8 @@
 SPDX-License-Identifier: MIT
 """
 
+import os
+
 import pytest
 from conftest import KERNEL_VA, small_machine
 from dumpbuilder import ALL_KINDS, PAGE, Memory, P, Tables
@@ -308,3 +310,43 @@ def test_page_files(core, how, tmp_path):
     given.path = keep[-1]
     assert lib.kdmp_pagefile_open(given, out, error) == lib.KDMP_E_OS
     assert (out[0], error.os_errno) == (ffi.NULL, 2)
+
+
+def test_who_watches_mappings_is_told(core, tmp_path):
+    """Of each before it is read and before it goes, also of a file that is refused then."""
+    ffi, lib = core.ffi, core.lib
+    image = shared_machine().dump()
+    told, answer = [], [0]
+
+    @ffi.callback("int(void *, const void *, size_t, int)")
+    def mapped(context, base, size, fd):
+        told.append(("mapped", context, base, size, os.fstat(fd).st_size))
+        return answer[0]
+
+    @ffi.callback("void(void *, const void *)")
+    def unmapping(context, base):
+        told.append(("unmapping", context, base, bytes(ffi.buffer(base, 8))))
+
+    context = ffi.cast("void *", 0x1234)
+    watch = ffi.new("struct kdmp_map_watch *", {"mapped": mapped, "unmapping": unmapping, "context": context})
+    given, out = ffi.new("struct kdmp_input *", {"watch": watch}), ffi.new("struct kdmp_dump **")
+    error = ffi.new("struct kdmp_error *")
+    for content, answer[0], map_it, status in (
+        (image, 0, 1, lib.KDMP_OK),
+        (b"no dump at", 0, 1, lib.KDMP_E_WRONG_FILE),
+        (image, 1, 1, lib.KDMP_E_NOMEM),
+        (image, 0, 0, lib.KDMP_OK),
+        (b"", 0, 1, lib.KDMP_E_WRONG_FILE),
+    ):
+        path = tmp_path / "dump"
+        path.write_bytes(content)
+        name = ffi.new("char[]", str(path).encode())
+        given.path, given.map = name, map_it
+        told.clear()
+        assert lib.kdmp_open_input(given, ffi.NULL, out, error) == status
+        first = [("mapped", context, told[0][2], len(content), len(content))] if told else []
+        last = [("unmapping", context, told[0][2], content[:8])] if told and not answer[0] else []
+        assert bool(told) == bool(map_it and content)
+        assert told == first + (last if status != lib.KDMP_OK else [])
+        lib.kdmp_close(out[0])
+        assert told == first + last
