@@ -338,11 +338,13 @@ kdmp_index_next_run(const struct kdmp_index *index, uint64_t pfn,
         out->file_offset = index->first_page + (rank << PAGE_SHIFT);
         return 1;
     }
+    if (index->segment_count == 0)
+        return 0;
     end = index->segments + index->segment_count;
     segment = index_segment(index, pfn);
     if (segment == NULL)
         segment = index->segments;
-    for (; segment != NULL && segment < end; segment++) {
+    for (; segment < end; segment++) {
         uint64_t skip = pfn > segment->pfn ? pfn - segment->pfn : 0;
 
         if (skip < segment->available) {
