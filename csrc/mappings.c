@@ -346,6 +346,7 @@ kdmp_next_mappings(const struct kdmp_space *space,
                             .cursor = cursor,
                             .out = out,
                             .room = room};
+    uint64_t last;
 
     *count_out = 0;
     if (mmu == NULL)
@@ -354,10 +355,11 @@ kdmp_next_mappings(const struct kdmp_space *space,
         return KDMP_E_ARGUMENT;
     e.plain.keep_prototypes = 1;
     /* Bounds in the hole between the halves move out of it. */
+    last = min_u64(cursor->last, mmu->last_address);
     e.position = linear(mmu, cursor->next + mmu->hole(cursor->next));
-    e.last = mmu->hole(cursor->last) == 0 ? linear(mmu, cursor->last)
-                                          : linear(mmu, mmu->last_address) / 2;
-    if (e.position > e.last)
+    e.last = mmu->hole(last) == 0 ? linear(mmu, last)
+                                  : linear(mmu, mmu->last_address) / 2;
+    if (e.position > e.last || cursor->next > mmu->last_address)
         cursor->done = 1;
     if (!cursor->done
         && !visit_table(&e, space->root & mmu->root_mask, mmu->levels, 0,
