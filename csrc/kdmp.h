@@ -213,7 +213,8 @@ struct kdmp_source {
  * positions.  Prototype is bit 10 and Transition bit 11 everywhere.
  */
 struct kdmp_pte_format {
-    uint64_t frame_mask;          /* transition: PageFrameNumber in place */
+    uint64_t frame_mask;          /* transition: PageFrameNumber in place; its
+                                     low 12 bits do not count */
     uint8_t swizzle;              /* SwizzleBit; 0: there is none */
     uint8_t protection;           /* 5 bits; software, transition */
     uint8_t prototype_protection; /* 5 bits; prototype; 63: there is none */

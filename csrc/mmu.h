@@ -106,7 +106,7 @@ mmu_decode_soft(const struct kdmp_pte_format *format, unsigned entry_size,
     int ask_vad;
 
     out->protection = (uint8_t)(value >> format->protection & 31);
-    out->frame = value & format->frame_mask;
+    out->frame = value & format->frame_mask & ~(uint64_t)(PAGE_SIZE - 1);
     out->swizzled = format->swizzle != 0 && !(value >> format->swizzle & 1);
     out->pagefile = (uint8_t)(value >> format->pagefile_low & 15);
     out->pagefile_page = value >> format->pagefile_high;
