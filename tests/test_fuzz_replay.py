@@ -30,9 +30,14 @@ def seeds(place):
     return place / "seeds"
 
 
+@pytest.fixture(scope="module")
+def driver(cc, place):
+    return fuzz.Standalone(place, sanitize=False)
+
+
 @pytest.mark.parametrize("target", fuzz.TARGETS)
-def test_replay_and_mutate(target, cc, place, seeds):
-    program = fuzz.build_standalone(target, place, sanitize=False)
+def test_replay_and_mutate(target, driver, place, seeds):
+    program = driver.build(target)
     folders = fuzz.inputs(target, seeds)
     count = sum(path.is_file() for folder in folders for path in Path(folder).iterdir())
     options = [f"-prefix={place}/", "-runs=2000", "-seed=1", f"-dict={FUZZ / 'kdmp.dict'}"]

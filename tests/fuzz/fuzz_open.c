@@ -5,6 +5,8 @@
  */
 #include "fuzz_use.h"
 
+const struct fuzz_shape fuzz_shape = {FUZZ_DUMP, 0, 0};
+
 int
 LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {

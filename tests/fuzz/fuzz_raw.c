@@ -10,18 +10,9 @@
  */
 #include "fuzz_use.h"
 
+const struct fuzz_shape fuzz_shape = {FUZZ_RAW, 2, 24};
+
 enum { MAX_RUNS = 8, RUN_SIZE = 24 };
-
-static uint64_t
-load64(const uint8_t *p)
-{
-    uint64_t value = 0;
-    int i;
-
-    for (i = 8; i-- > 0;)
-        value = value << 8 | p[i];
-    return value;
-}
 
 int
 LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
@@ -46,9 +37,9 @@ LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     for (i = 0; i < raw.run_count; i++) {
         if (size < RUN_SIZE)
             return 0;
-        runs[i].pfn = load64(data);
-        runs[i].count = load64(data + 8);
-        runs[i].file_offset = load64(data + 16);
+        runs[i].pfn = fuzz_load(data, 8);
+        runs[i].count = fuzz_load(data + 8, 8);
+        runs[i].file_offset = fuzz_load(data + 16, 8);
         data += RUN_SIZE;
         size -= RUN_SIZE;
     }

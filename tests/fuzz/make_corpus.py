@@ -2,8 +2,8 @@
 
     python tests/fuzz/make_corpus.py DIRECTORY
 
-writes DIRECTORY/open/*, DIRECTORY/raw/* and DIRECTORY/translate/*. Nothing of it is kept in the
-repository; what a fuzzer found is, in tests/fuzz/corpus/.
+writes DIRECTORY/TARGET/*. Nothing of it is kept in the repository; what a fuzzer found is, in
+tests/fuzz/corpus/.
 
 SPDX-License-Identifier: MIT
 """
@@ -46,8 +46,7 @@ from dumpbuilder import (
 from kdmp import write_triage
 
 KERNEL = 0xFFFF_F800_0000_0000
-TARGETS = ("open", "raw", "translate")
-SIZE_LIMIT = 200_000  # of all seeds together
+SIZE_LIMIT = 260_000  # of all seeds together
 
 
 def small_memory():
@@ -237,10 +236,112 @@ def translate_seeds():
     return seeds
 
 
+def triage_seeds(opened):
+    """What follows the headers of triage dumps, by name."""
+    seeds = {}
+    for bits, header, at in ((64, 0x2000, 0x80), (32, 0x1000, 0x60)):
+        image = opened[f"triage{bits}"]
+        kdbg = image[at : at + bits // 8].ljust(8, b"\0")
+        seeds[f"{bits}"] = bytes([bits == 64]) + kdbg + image[header:]
+    return seeds
+
+
+def pte_seeds(programs):
+    """Programs with a format of software PTEs each: that of current builds, an old one, and odd ones."""
+    formats = {
+        "current": ((4, 5, 5, 3, 16, 12, 32), 0x0000_FFFF_FFFF_F000),
+        "old": ((0, 5, 5, 8, 16, 1, 32), 0x0000_FFFF_FFFF_F000),
+        "low-mask": ((4, 5, 5, 3, 16, 12, 32), 2**64 - 1),
+        "x86": ((0, 5, 63, 9, 128, 1, 12), 0xFFFF_F000),
+        "ends": ((63, 63, 63, 63, 63, 63, 63), 1 << 63),
+    }
+    seeds = {}
+    for number, (name, (positions, mask)) in enumerate(formats.items()):
+        for flags in (0, 27):
+            image = programs[f"x64-{number}"]
+            head = struct.pack("<8BQQ", flags, *positions, mask, 0x1000)
+            seeds[f"{name}-{flags}"] = image[:20] + head + image[20:]
+    return seeds
+
+
+def mapping_seeds(programs):
+    """Programs whose first two uses are bounds."""
+    seeds = dict(programs)
+    table = [(0x1000, 0x2067), (0x2000, 0x3063)]
+    ends = (None, 1 << 40, 8), (None, 1 << 32, 8)
+    seeds["x86-beyond"] = program(3, [*table, *ends])
+    seeds["x86-up-to-beyond"] = program(3, [*table, (None, 0, 8), ends[1], (None, 0x1000, 8)])
+    seeds["pae-beyond"] = program(4, [*table, *ends])
+    seeds["hole"] = program(1, [*table, (None, 1 << 47, 3), (None, 2**64 - 2**47, 8)])
+    return seeds
+
+
+def overlay_seeds():
+    """Programs of overlay commands: (what, frame, other frame, size, offset, value), zeros left out."""
+    write, virtual, create, remap, revert = 0, 3, 5, 6, 7
+    snapshot, restore, drop, forget, watch, unwatch, dirty, check = 8, 9, 10, 11, 12, 13, 14, 15
+    mapped = [(0x1000, 0x2003), (0x2000, 0x3003), (0x3000, 0x4003), (0x4000, 0x5003), (0x4008, 0x4003)]
+    programs = {
+        "writes": [(write, 5, 0, 32, 1, 7), (write, 4, 0, 0x1800, 15, 9), (check,)],
+        "frames": [
+            (create, 9), (write, 9, 0, 64, 0, 3), (remap, 10, 9), (write, 10, 0, 9, 3, 5),
+            (revert, 9), (revert, 10), (check,),
+        ],
+        "snapshots": [
+            (snapshot,), (write, 5, 0, 8, 0, 1), (snapshot,), (create, 11), (write, 5, 0, 8, 0, 2),
+            (drop,), (restore,), (check,), (forget, 0, 0, 0, 0, 1), (forget, 0, 0, 0, 0, 2),
+        ],
+        "watches": [
+            (watch, 5), (watch, 12), (write, 5, 0, 20, 1, 4), (dirty, 0, 0, 3), (snapshot,),
+            (remap, 12, 5), (write, 12, 0, 20, 1, 4), (restore,), (dirty, 0, 0, 0x1FF), (unwatch, 5),
+        ],
+        "tables": [
+            (virtual, 0, 0, 64, 0, 8), (virtual, 0, 0, 64, 0, 0x1010), (2, 4, 0, 8, 0, 0x50000),
+            (check, 0, 0, 64, 0, 8), (virtual, 0, 0, 0x40, 0, 0xFF0), (virtual, 0, 0, 64, 1, 0x1008),
+        ],
+    }  # fmt: skip
+    seeds = {}
+    for name, commands in programs.items():
+        whole = [(*command, *(0,) * (6 - len(command))) for command in commands]
+        tail = b"".join(
+            struct.pack("<IQ", 1 << 31 | what | a << 4 | b << 8 | size << 12 | offset << 26, value)
+            for what, a, b, size, offset, value in whole
+        )
+        for flags in (0, 6):
+            seeds[f"{name}-{flags}"] = program(1, mapped, flags=flags) + tail
+    return seeds
+
+
+def diff_seeds():
+    """Pairs of sources: runs of (frame, pages, place in the file, changed byte)."""
+    runs = [(1, 3, 0, 1), (9, 2, 3, 7), (30, 4, 1, 0)]
+    other = [(1, 3, 1, 1), (10, 3, 3, 8), (28, 8, 0, 0)]
+    commands = bytes(number for run in runs + other for number in run)
+    return {
+        f"{flags}-{room}": bytes([flags, room, 0, 50]) + commands for flags in range(16) for room in (0, 5)
+    }
+
+
+def all_seeds():
+    """The seeds of every target, by its name."""
+    opened, programs = open_seeds(), translate_seeds()
+    return {
+        "open": opened,
+        "raw": raw_seeds(),
+        "triage": triage_seeds(opened),
+        "translate": programs,
+        "pte": pte_seeds(programs),
+        "batch": programs,
+        "mappings": mapping_seeds(programs),
+        "overlay": overlay_seeds(),
+        "diff": diff_seeds(),
+    }
+
+
 def main(folder):
     """Write all seeds below `folder`; refuse to let them grow large."""
     total = 0
-    for target, seeds in zip(TARGETS, (open_seeds(), raw_seeds(), translate_seeds()), strict=True):
+    for target, seeds in all_seeds().items():
         place = Path(folder, target)
         place.mkdir(parents=True, exist_ok=True)
         for name, data in seeds.items():

@@ -2,12 +2,13 @@
  * standalone.c: runs a fuzz target with any compiler.
  *
  *   target [-seconds=N] [-runs=N] [-seed=N] [-dict=FILE] [-max_len=N]
- *          [-prefix=PATH] FILE|DIRECTORY...
+ *          [-prefix=PATH] [-keep=DIRECTORY] FILE|DIRECTORY...
  *
  * Every file is run once.  With -seconds or -runs inputs are then mutated:
- * bits, bytes, words at aligned places, pieces of other inputs, words of the
- * dictionary.  If the rest was compiled with -fsanitize-coverage=trace-pc
- * (this file not), inputs that reach new code are kept and mutated further.
+ * by mutator.c if that is linked in, and as bits, bytes, words at aligned
+ * places, pieces of other inputs, words of the dictionary.  If the rest was
+ * compiled with -fsanitize-coverage=trace-pc (this file not), inputs that reach
+ * new code are kept and mutated further; with -keep they are written there.
  *
  * An input that crashes, or takes over TIMEOUT seconds, is written to
  * <prefix>crash-<hash> or <prefix>hang-<hash>.
@@ -38,8 +39,10 @@ static struct input words[MAX_WORDS];
 static size_t word_count;
 static uint8_t *current; /* what is running, for the report of a crash */
 static size_t current_size, max_len = 1 << 16;
-static char prefix[512] = "./";
+static char prefix[512] = "./", keep[512] = "";
 static uint64_t random_state = 1;
+
+#pragma weak LLVMFuzzerCustomMutator
 
 /* ---- coverage ---- */
 
@@ -90,7 +93,7 @@ found_something_new(void)
 
 /* Only calls that are allowed in a signal handler, and snprintf. */
 static void
-save_current(const char *kind)
+save_current(const char *before, const char *kind, int with_report)
 {
     uint64_t hash = UINT64_C(0xcbf29ce484222325);
     char path[600];
@@ -99,7 +102,7 @@ save_current(const char *kind)
 
     for (i = 0; i < current_size; i++)
         hash = (hash ^ current[i]) * UINT64_C(0x100000001b3);
-    snprintf(path, sizeof(path), "%s%s-%016llx", prefix, kind,
+    snprintf(path, sizeof(path), "%s%s%016llx", before, kind,
              (unsigned long long)hash);
     fd = open(path, O_WRONLY | O_CREAT | O_TRUNC, 0644);
     while (fd >= 0 && done < current_size) {
@@ -109,16 +112,19 @@ save_current(const char *kind)
             break;
         done += (size_t)n;
     }
-    fprintf(stderr, "%s: the input is in %s\n", kind, path);
+    if (fd >= 0)
+        close(fd);
+    if (with_report)
+        fprintf(stderr, "the input is in %s\n", path);
 }
 
 static void
 on_signal(int number)
 {
     if (number == SIGALRM)
-        save_current("hang");
+        save_current(prefix, "hang-", 1);
     else
-        save_current("crash");
+        save_current(prefix, "crash-", 1);
     _exit(1);
 }
 
@@ -379,6 +385,18 @@ mutate_once(uint8_t *bytes, size_t size)
     }
 }
 
+/* What libFuzzer has under this name: changes that know nothing. */
+size_t
+LLVMFuzzerMutate(uint8_t *data, size_t size, size_t max_size)
+{
+    size_t rounds = 1 + below(8);
+
+    (void)max_size; /* all buffers have room for max_len */
+    for (; rounds > 0; rounds--)
+        size = mutate_once(data, size);
+    return size;
+}
+
 static void
 fuzz(uint64_t seconds, uint64_t runs)
 {
@@ -388,17 +406,23 @@ fuzz(uint64_t seconds, uint64_t runs)
 
     for (n = 0; (runs == 0 || n < runs); n++) {
         const struct input *from = &pool[below(pool_count)];
-        size_t size = from->size < max_len ? from->size : max_len, rounds;
+        size_t size = from->size < max_len ? from->size : max_len;
 
         if (seconds != 0 && n % 64 == 0 && time(NULL) >= end)
             break;
         memcpy(bytes, from->bytes, size);
-        for (rounds = 1 + below(8); rounds > 0; rounds--)
-            size = mutate_once(bytes, size);
+        if (LLVMFuzzerCustomMutator != NULL)
+            size = LLVMFuzzerCustomMutator(bytes, size, max_len,
+                                           (unsigned)next_random());
+        else
+            size = LLVMFuzzerMutate(bytes, size, max_len);
         memset(hits, 0, sizeof(hits));
         run(bytes, size);
-        if (found_something_new())
+        if (found_something_new()) {
             add_to_pool(bytes, size);
+            if (keep[0] != '\0')
+                save_current(keep, "/", 0);
+        }
     }
     printf("%llu mutations, %llu inputs kept\n", (unsigned long long)n,
            (unsigned long long)pool_count);
@@ -437,6 +461,8 @@ main(int argc, char **argv)
             load_words(value);
         else if (option(argv[i], "-prefix=", &value))
             snprintf(prefix, sizeof(prefix), "%s", value);
+        else if (option(argv[i], "-keep=", &value))
+            snprintf(keep, sizeof(keep), "%s", value);
         else if (argv[i][0] == '-')
             return fprintf(stderr, "no option %s\n", argv[i]), 2;
         else
