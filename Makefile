@@ -19,12 +19,13 @@ MINUTES ?= 5
 PYTEST_ARGS ?=
 CHECKS ?=
 BENCH_ARGS ?=
+FUZZ_ARGS ?=
 
-.PHONY: help venv build demo test check bench fuzz format clean
+.PHONY: help venv build demo test check bench fuzz fuzz-corpus format clean
 .DELETE_ON_ERROR:
 
 help: ## List the targets
-	@sed -n 's/^\([a-z]*\):.*## /  \1: /p' $(MAKEFILE_LIST)
+	@sed -n 's/^\([a-z-]*\):.*## /  \1: /p' $(MAKEFILE_LIST)
 
 venv: $(READY) ## The virtual environment with the tools for tests and checks
 
@@ -61,8 +62,11 @@ $(BENCH): $(READY)
 	@$(PIP) install --group bench
 	@touch $@
 
-fuzz: $(BUILT) ## Fuzz each target for MINUTES
-	@KDMP_FUZZ_SECONDS=$$(( $(MINUTES) * 60 )) tools/check.sh fuzz
+fuzz: $(BUILT) ## Fuzz each target for MINUTES; FUZZ_ARGS='open py-pe --jobs 1'
+	@$(BIN)/python tests/fuzz/runfuzz.py --seconds $$(( $(MINUTES) * 60 )) $(FUZZ_ARGS)
+
+fuzz-corpus: $(BUILT) ## Make tests/fuzz/corpus anew from what the fuzzers found (needs clang)
+	@$(BIN)/python tests/fuzz/runfuzz.py --minimise $(FUZZ_ARGS)
 
 format: $(READY) ## Format C and Python sources in place
 	@$(BIN)/ruff check --quiet --fix . || true

@@ -8,7 +8,7 @@
 # Each check is a function below.  One that misses an optional tool prints why
 # and counts as skipped.  Needs the environment that `make build` makes.
 #
-# KDMP_FUZZ_SECONDS is how long each fuzz target runs (default 15).
+# KDMP_FUZZ_SECONDS is how long each fuzz target runs (default 3).
 #
 # SPDX-License-Identifier: MIT
 set -euo pipefail
@@ -33,7 +33,7 @@ PYTHON_ALONE=(bugcheck.py context.py convert.py hexdump.py packed.py structs.py
               objects.py 'cpus*.py' arguments.py trapframe.py processes.py
               proc_threads.py handletable.py user.py ldr.py vads.py
               'explain*.py' 'monitor*.py' series.py emulators.py watches.py
-              pfn.py doctor_memory.py machines.py)
+              pfn.py doctor_memory.py machines.py fuzz_python.py)
 C_TESTS=(bytes mmu source oom threads)
 
 ALL=(bare symbols lint format types stubs ctests tsan valgrind nomemory fuzz asan analyze)
@@ -136,7 +136,7 @@ check_nomemory() {
 
 # Each target replays its corpus and then mutates it for a while.
 check_fuzz() {
-    "$BIN/python" tests/fuzz/runfuzz.py --seconds "${KDMP_FUZZ_SECONDS:-15}" --build "$ROOT/build/fuzz"
+    "$BIN/python" tests/fuzz/runfuzz.py --seconds "${KDMP_FUZZ_SECONDS:-3}" --build "$ROOT/build/fuzz"
 }
 
 # The test suite on an instrumented extension, built apart from the normal one.

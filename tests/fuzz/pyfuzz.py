@@ -29,6 +29,7 @@ HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE.parents[1]), str(HERE.parent), str(HERE)]
 
 TARGETS = (
+    "reference",
     "dump", "doctor", "triage", "raw", "packed", "lznt1", "isf", "cache", "pe", "version", "machine",
     "vads", "handles",
 )  # fmt: skip
@@ -144,7 +145,7 @@ class Patches:
         base, words = self.bases[number], self.words[number]
         patches = [data[at : at + PATCH.size] for at in range(HEAD.size, len(data), PATCH.size)]
         patches = [patch for patch in patches if len(patch) == PATCH.size]
-        for _ in range(rng.randint(1, 3)):
+        for _ in range(rng.choice((1, 1, 2, 3, 5, 8))):
             choice = rng.random()
             if choice < 0.05:
                 cut = rng.choice((0, 0, rng.randrange(len(base) + 1), rng.randrange(0x3000)))
@@ -273,7 +274,7 @@ def corpus(name, kept):
 def main(argv=None):
     """Exit status: 0, or 1 if there was a finding."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("target", choices=TARGETS)
+    parser.add_argument("target", choices=(*TARGETS, "all"))
     parser.add_argument("files", nargs="*", type=Path, help="run these only")
     parser.add_argument("--seconds", type=float, default=0)
     parser.add_argument("--runs", type=int, default=0)
@@ -283,26 +284,31 @@ def main(argv=None):
     args = parser.parse_args(argv)
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY, resource.RLIM_INFINITY))
     signal.signal(signal.SIGALRM, _alarm)
+    if args.kept is not None:
+        args.kept.mkdir(parents=True, exist_ok=True)
+    return max(_run(name, args) for name in (TARGETS if args.target == "all" else [args.target]))
+
+
+def _run(name, args):
     from pytargets import make
 
-    with make(args.target) as target:
-        if args.kept is not None:
-            args.kept.mkdir(parents=True, exist_ok=True)
+    with make(name) as target:
         runner = Runner(target, args.prefix, None)
         try:
             if args.files:
                 for path in args.files:
                     runner.run(path.read_bytes(), watch=False)
                 return 0
-            for data in [*target.inputs.seeds(), *corpus(args.target, args.kept)]:
-                runner.run(data)
+            for data in [*target.inputs.seeds(), *corpus(name, args.kept)]:
+                runner.run(data, watch=bool(args.seconds or args.runs))
                 runner.pool.append(data)
             replayed, runner.kept = runner.runs, args.kept
             kept = runner.fuzz(args.seconds, args.runs, random.Random(args.seed))
         except Findings as exc:
-            print(f"{runner.runs} runs, 0 kept\n{exc}", file=sys.stderr)
+            print(f"{name}: {runner.runs} runs, 0 kept\n{exc}", file=sys.stderr)
             return 1
-    print(f"{replayed} inputs replayed; {runner.runs} runs, {kept} kept, {runner.coverage.known} lines")
+    lines = runner.coverage.known
+    print(f"{name}: {replayed} inputs replayed; {runner.runs} runs, {kept} kept, {lines} lines")
     return 0
 
 

@@ -17,6 +17,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import differential
 import doctordumps
 import dumpbuilder
 import isftables
@@ -424,6 +425,7 @@ def use_handles(made):
 def _targets():
     json_seed = json.dumps(isftables.table()).encode()
     return {
+        "reference": lambda: differential.target(Patches),
         "dump": lambda: Target(Patches(small_dumps()), use_dump),
         "doctor": lambda: Target(Patches(small_dumps() + triage_dumps()), use_doctor),
         "triage": lambda: Target(Patches(triage_dumps()), use_triage),
