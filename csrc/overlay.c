@@ -189,6 +189,8 @@ shorten_log(struct kdmp_overlay *o)
     if (o->snapshot_count == 0)
         return;
     from = o->snapshots[o->snapshot_count - 1].undo_count;
+    if (from == o->undo_count)
+        return;
     if (kdmp_pfn_map_reserve(&seen, o->undo_count - from) == 0)
         trim_log(o, from, o->undo_count, &seen);
     kdmp_pfn_map_deinit(&seen);

@@ -34,7 +34,7 @@ PYTHON_ALONE=(bugcheck.py context.py convert.py hexdump.py packed.py structs.py
               proc_threads.py handletable.py user.py ldr.py vads.py
               'explain*.py' 'monitor*.py' series.py emulators.py watches.py
               pfn.py doctor_memory.py machines.py fuzz_python.py)
-C_TESTS=(bytes mmu source oom threads)
+C_TESTS=(bytes mmu source oom oom_uses threads)
 
 ALL=(bare symbols lint format types stubs ctests tsan valgrind nomemory fuzz asan analyze)
 
@@ -120,7 +120,7 @@ check_tsan() {
 check_valgrind() {
     command -v valgrind > /dev/null || { skip "valgrind is not installed" || return; }
     local name
-    for name in bytes mmu source oom; do
+    for name in bytes mmu source oom oom_uses; do
         build_c "$name" "$BUILD/plain" -O1 -g
         valgrind --quiet --leak-check=full --errors-for-leak-kinds=all --error-exitcode=100 \
             "$BUILD/plain/test_$name"
@@ -129,8 +129,11 @@ check_valgrind() {
 
 # Every allocation fails once, in the core and in the binding.
 check_nomemory() {
-    build_c oom "$BUILD/ctests" "${SANITIZE[@]}"
-    "$BUILD/ctests/test_oom"
+    local name
+    for name in oom oom_uses; do
+        build_c "$name" "$BUILD/ctests" "${SANITIZE[@]}"
+        "$BUILD/ctests/test_$name"
+    done
     "$BIN/python" -m pytest -q -W error tests/test_nomemory.py
 }
 
