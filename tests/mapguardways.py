@@ -141,6 +141,17 @@ WAYS = {
     "doctor": examined,
 }
 
+# What meets it if the table of frames is in the mapping.
+TABLE = {
+    "in": lambda w: 0x20 in w.pages,
+    "slice": lambda w: w.pages[0x20:],
+    "page": lambda w: w.pages[0x20],
+    "list": lambda w: list(w.pages),
+    "next run": lambda w: next(w.runs),
+    "create_frame": lambda w: w.overlay.create_frame(),
+    "remap": lambda w: w.overlay.remap(0x21, 0x20),
+}
+
 # What need not look at the file, but raises once it is known to be lost.
 AFTER = {
     "header": lambda w: w.dump.header,
@@ -200,7 +211,7 @@ def go_through(folder):
     for kind, image in images():
         original = Path(folder, kind)
         original.write_bytes(image)
-        for name, call in WAYS.items():
+        for name, call in (WAYS | (TABLE if kind == "bitmap" else {})).items():
             path = Path(folder, f"{kind}.dmp")
             shutil.copyfile(original, path)
             world = World(path)

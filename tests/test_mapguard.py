@@ -106,11 +106,15 @@ def test_the_process_lives_to_the_end(ways):
     found, last, done = ways
     assert done.returncode == 0, (list(found)[-1:], done.stderr)
     assert last == [["end", 0]]  # nothing is on the list when all dumps are closed
-    assert len(found) == 2 * (len(mapguardways.WAYS) + len(mapguardways.AFTER))
+    each = len(mapguardways.WAYS) + len(mapguardways.AFTER)
+    assert len(found) == 2 * each + len(mapguardways.TABLE)
 
 
-@pytest.mark.parametrize("kind", ["runs", "bitmap"])
-@pytest.mark.parametrize("name", mapguardways.WAYS)
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [(kind, name) for kind in ("runs", "bitmap") for name in mapguardways.WAYS]
+    + [("bitmap", name) for name in mapguardways.TABLE],
+)
 def test_the_call_that_meets_the_loss_raises_and_so_does_the_next(ways, kind, name):
     first, where, again, text = ways[0][kind, name]
     for number, filename, message in (first, again):
