@@ -121,6 +121,10 @@ enum kdmp_status kdmp_pagefile_read(const struct kdmp_space *space,
                                     uint64_t in_page, void *buffer,
                                     uint64_t size);
 
+/* Whether such a page is in a page file that was given. */
+int kdmp_pagefile_has(const struct kdmp_space *space,
+                      const struct kdmp_translation *walk);
+
 /* ---- header.c ---- */
 
 /* Decode the header fields from the first header_size bytes into *info. */

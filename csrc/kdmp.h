@@ -673,6 +673,53 @@ enum kdmp_status kdmp_next_mappings(const struct kdmp_space *space,
                                     struct kdmp_mapping *out, size_t room,
                                     size_t *count_out);
 
+/*
+ * Bytes of an address space that can be read and are in one piece where they
+ * are kept: 'paddr', 'file_offset' and 'ptr' go up with the address.  'paddr'
+ * is UINT64_MAX where there is no frame (triage dumps, pages of page files,
+ * zero_fill), 'file_offset' where the bytes are not in the dump's file (frames
+ * of an overlay as well).  Bytes whose 'ptr' is NULL are to be had from
+ * kdmp_read(); a pointer is good until the source changes.
+ */
+struct kdmp_stretch {
+    uint64_t address;
+    uint64_t length;
+    uint64_t paddr;
+    uint64_t file_offset;
+    const uint8_t *ptr;
+};
+
+/*
+ * A place in an enumeration of stretches.  Set 'next' and 'last' to the first
+ * and the last address, 'tables_left' as in struct kdmp_map_cursor, and the
+ * rest to 0.  'met_vad' is set when an entry leaves its page to a VAD that
+ * the space has no view of.
+ */
+struct kdmp_extent_cursor {
+    uint64_t next;
+    uint64_t last;
+    uint64_t tables_left;
+    uint8_t done; /* nothing follows but what is pending */
+    uint8_t has_pending;
+    uint8_t met_vad;
+    uint8_t unused[5];
+    struct kdmp_stretch pending;
+};
+
+/*
+ * The next stretches, at most 'room' (> 0) of them, in *out: what kdmp_read()
+ * reads between the bounds, and nothing else.  Those that follow each other in
+ * every respect are one; frames of an overlay never are.  The work of a call is
+ * bounded, so that it may give none although there are more: go on until
+ * cursor->done and nothing is pending.  KDMP_E_LIMIT when 'tables_left' is used
+ * up; the stretches up to there have been given.  Other failures (KDMP_E_NOMEM,
+ * KDMP_E_OS) can be tried again.
+ */
+enum kdmp_status kdmp_next_extents(const struct kdmp_space *space,
+                                   struct kdmp_extent_cursor *cursor,
+                                   struct kdmp_stretch *out, size_t room,
+                                   size_t *count_out);
+
 /* What became of a frame from one page source to another. */
 enum kdmp_frame_change {
     KDMP_FRAME_CHANGED = 1, /* both have it, the bytes differ */

@@ -24,28 +24,8 @@ struct enumeration {
     size_t room;
     size_t count;
     enum kdmp_status status;
-    uint8_t *tables; /* a page for each level, where the file is not mapped */
+    struct kdmp_tables tables;
 };
-
-/* An address of the walk, which counts from 0 without a hole, as it is
- * written. */
-static uint64_t
-canonical(const struct mmu *mmu, uint64_t linear)
-{
-    unsigned bits = mmu->shift(mmu->levels) + mmu->index_bits(mmu->levels);
-
-    if (mmu->last_address == UINT32_MAX || !(linear >> (bits - 1) & 1))
-        return linear;
-    return linear | ~((UINT64_C(1) << bits) - 1);
-}
-
-static uint64_t
-linear(const struct mmu *mmu, uint64_t vaddr)
-{
-    unsigned bits = mmu->shift(mmu->levels) + mmu->index_bits(mmu->levels);
-
-    return vaddr & ((UINT64_C(1) << bits) - 1);
-}
 
 /* Add a page or a missing table to the pending range, or finish that one.  1
  * if the output is full. */
@@ -57,7 +37,7 @@ emit(struct enumeration *e, uint64_t start, uint64_t size, uint64_t page_size,
     struct kdmp_mapping *pending = &cursor->pending;
 
     e->position = start + size;
-    start = canonical(e->mmu, start);
+    start = mmu_canonical(e->mmu, start);
     if (cursor->filter
         && ((state != KDMP_PTE_VALID && paddr == 0)
             || cursor->only_pfn < paddr >> PAGE_SHIFT
@@ -82,48 +62,6 @@ emit(struct enumeration *e, uint64_t start, uint64_t size, uint64_t page_size,
     pending->state = (uint8_t)state;
     cursor->has_pending = 1;
     return e->count == e->room;
-}
-
-/* Where a table of this level can be copied to, or NULL and the status. */
-static uint8_t *
-table_copy(struct enumeration *e, int level)
-{
-    if (e->tables == NULL)
-        e->tables = kdmp_calloc((uint64_t)e->mmu->levels, PAGE_SIZE);
-    if (e->tables == NULL) {
-        e->status = KDMP_E_NOMEM;
-        return NULL;
-    }
-    return e->tables + (size_t)(level - 1) * PAGE_SIZE;
-}
-
-/* The bytes of a table, or NULL. */
-static const uint8_t *
-load_table(struct enumeration *e, uint64_t table, uint64_t size, int level)
-{
-    const struct kdmp_source *source = e->plain.source;
-    uint8_t *copy = NULL;
-    uint64_t done = 0;
-
-    while (done < size) {
-        struct kdmp_extent extent;
-
-        if (source->locate(source, table + done, size - done, &extent)
-            != KDMP_OK)
-            return NULL;
-        if (extent.ptr != NULL && extent.length == size)
-            return extent.ptr;
-        if (copy == NULL && (copy = table_copy(e, level)) == NULL)
-            return NULL;
-        if (extent.ptr != NULL)
-            memcpy(copy + done, extent.ptr, (size_t)extent.length);
-        else if (source->read_file(source, extent.file_offset, copy + done,
-                                   (size_t)extent.length)
-                 != KDMP_OK)
-            return NULL;
-        done += extent.length;
-    }
-    return copy;
 }
 
 static int visit_table(struct enumeration *e, uint64_t table, int level,
@@ -156,7 +94,7 @@ visit_invalid(struct enumeration *e, uint64_t value, int level, uint64_t start,
     enum kdmp_status status;
 
     memset(&entry, 0, sizeof(entry));
-    entry.vaddr = canonical(e->mmu, start);
+    entry.vaddr = mmu_canonical(e->mmu, start);
     status = kdmp_walk_invalid(e->mmu, &e->plain, value, level, &base, &granted,
                                &entry);
     if (status == KDMP_OK && level > 1)
@@ -181,7 +119,7 @@ visit_invalid(struct enumeration *e, uint64_t value, int level, uint64_t start,
 static int
 emit_missing(struct enumeration *e, uint64_t base, uint64_t size, uint64_t span)
 {
-    uint64_t half = linear(e->mmu, e->mmu->last_address) / 2 + 1;
+    uint64_t half = mmu_linear(e->mmu, e->mmu->last_address) / 2 + 1;
 
     if (e->mmu->last_address == UINT32_MAX || size <= half)
         return emit(e, base, size, span, 0, 0, KDMP_PTE_TABLE);
@@ -215,7 +153,7 @@ scan_pages(struct enumeration *e, const struct mmu *mmu, const uint8_t *bytes,
            uint64_t base, uint64_t i, uint64_t end, uint32_t rights)
 {
     struct kdmp_map_cursor *cursor = e->cursor;
-    uint64_t first = canonical(e->mmu, base); /* a table is in one half */
+    uint64_t first = mmu_canonical(e->mmu, base); /* a table is in one half */
 
     for (; i < end; i++) {
         uint64_t value = load_le(bytes + i * mmu->entry_size, mmu->entry_size);
@@ -291,8 +229,9 @@ visit_table(struct enumeration *e, uint64_t table, int level, uint64_t base,
 
     if (e->position > base)
         i = (e->position - base) >> shift;
-    bytes = load_table(e, table, entries * entry_size, level);
-    if (bytes == NULL && e->status != KDMP_OK)
+    e->status =
+        kdmp_load_table(&e->tables, table, entries * entry_size, level, &bytes);
+    if (e->status != KDMP_OK)
         return 1;
     if (bytes == NULL)
         return emit_missing(e, base, entries * span, span);
@@ -317,7 +256,7 @@ visit_table(struct enumeration *e, uint64_t table, int level, uint64_t base,
         }
         if (value == 0)
             continue;
-        mmu->decode(value, level, canonical(mmu, start), &step);
+        mmu->decode(value, level, mmu_canonical(mmu, start), &step);
         if (step.kind == MMU_TABLE)
             stop = visit_table(e, step.base, level - 1, start,
                                rights & step.allow);
@@ -344,6 +283,7 @@ kdmp_next_mappings(const struct kdmp_space *space,
     struct enumeration e = {.mmu = mmu,
                             .plain = *space,
                             .cursor = cursor,
+                            .tables = {.mmu = mmu, .source = space->source},
                             .out = out,
                             .room = room};
     uint64_t last;
@@ -356,9 +296,9 @@ kdmp_next_mappings(const struct kdmp_space *space,
     e.plain.keep_prototypes = 1;
     /* Bounds in the hole between the halves move out of it. */
     last = min_u64(cursor->last, mmu->last_address);
-    e.position = linear(mmu, cursor->next + mmu->hole(cursor->next));
-    e.last = mmu->hole(last) == 0 ? linear(mmu, last)
-                                  : linear(mmu, mmu->last_address) / 2;
+    e.position = mmu_linear(mmu, cursor->next + mmu->hole(cursor->next));
+    e.last = mmu->hole(last) == 0 ? mmu_linear(mmu, last)
+                                  : mmu_linear(mmu, mmu->last_address) / 2;
     if (e.position > e.last || cursor->next > mmu->last_address)
         cursor->done = 1;
     if (!cursor->done
@@ -371,10 +311,10 @@ kdmp_next_mappings(const struct kdmp_space *space,
         out[e.count++] = cursor->pending;
         cursor->has_pending = 0;
     }
-    cursor->next = canonical(mmu, e.position);
+    cursor->next = mmu_canonical(mmu, e.position);
     if (e.position >> (mmu->shift(mmu->levels) + mmu->index_bits(mmu->levels)))
         cursor->done = 1;
     *count_out = e.count;
-    kdmp_free(e.tables);
+    kdmp_free(e.tables.copies);
     return e.status;
 }

@@ -77,6 +77,44 @@ enum kdmp_status kdmp_walk_invalid(const struct mmu *mmu,
                                    uint64_t *base_out, uint32_t *rights_out,
                                    struct kdmp_translation *out);
 
+/* ---- tables.c: whole tables, for those who go through a space ---- */
+
+/* An address of such a walk, which counts from 0 without a hole, as it is
+ * written, and back. */
+static inline uint64_t
+mmu_canonical(const struct mmu *mmu, uint64_t linear)
+{
+    unsigned bits = mmu->shift(mmu->levels) + mmu->index_bits(mmu->levels);
+
+    if (mmu->last_address == UINT32_MAX || !(linear >> (bits - 1) & 1))
+        return linear;
+    return linear | ~((UINT64_C(1) << bits) - 1);
+}
+
+static inline uint64_t
+mmu_linear(const struct mmu *mmu, uint64_t vaddr)
+{
+    unsigned bits = mmu->shift(mmu->levels) + mmu->index_bits(mmu->levels);
+
+    return vaddr & ((UINT64_C(1) << bits) - 1);
+}
+
+struct kdmp_tables {
+    const struct mmu *mmu;
+    const struct kdmp_source *source;
+    uint8_t *copies; /* a page for each level, where the file is not mapped;
+                        to be freed */
+};
+
+/*
+ * The 'size' bytes of a table, NULL in *bytes_out if they are not in the dump.
+ * They stay until another table of that level is loaded.  KDMP_OK, KDMP_E_NOMEM
+ * or why the file cannot be read.
+ */
+enum kdmp_status kdmp_load_table(struct kdmp_tables *tables, uint64_t table,
+                                 uint64_t size, int level,
+                                 const uint8_t **bytes_out);
+
 #define RIGHTS                                                                 \
     (KDMP_T_WRITABLE | KDMP_T_EXECUTABLE | KDMP_T_USER                         \
      | KDMP_T_HARDWARE_WRITABLE | KDMP_T_KERNEL_EXECUTABLE)

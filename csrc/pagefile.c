@@ -38,20 +38,27 @@ kdmp_pagefile_close(struct kdmp_pagefile *pagefile)
     kdmp_free(pagefile);
 }
 
+int
+kdmp_pagefile_has(const struct kdmp_space *space,
+                  const struct kdmp_translation *walk)
+{
+    const struct kdmp_pagefile *pagefile;
+
+    if (walk->pagefile >= space->pagefile_count)
+        return 0;
+    pagefile = space->pagefiles[walk->pagefile];
+    return pagefile != NULL
+           && walk->pagefile_page < pagefile->file.size >> PAGE_SHIFT;
+}
+
 enum kdmp_status
 kdmp_pagefile_read(const struct kdmp_space *space,
                    const struct kdmp_translation *walk, uint64_t in_page,
                    void *buffer, uint64_t size)
 {
-    const struct kdmp_pagefile *pagefile;
-
-    if (walk->pagefile >= space->pagefile_count)
+    if (!kdmp_pagefile_has(space, walk))
         return KDMP_E_NOT_PRESENT;
-    pagefile = space->pagefiles[walk->pagefile];
-    if (pagefile == NULL
-        || walk->pagefile_page >= pagefile->file.size >> PAGE_SHIFT)
-        return KDMP_E_NOT_PRESENT;
-    return kdmp_file_read(&pagefile->file,
+    return kdmp_file_read(&space->pagefiles[walk->pagefile]->file,
                           (walk->pagefile_page << PAGE_SHIFT) + in_page, buffer,
                           size, NULL);
 }

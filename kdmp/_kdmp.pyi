@@ -242,6 +242,26 @@ class Mapping(structseq[Any], tuple[int, int, int, int | None, str, bool, bool, 
         """Whether user mode has access."""
 
 @final
+class Extent(structseq[Any], tuple[int, int | None, int | None, int]):
+    """Readable bytes in one piece: `address`, `pa`, `offset` in the file, `size` in bytes.
+
+    Address, physical address and file offset go up together in it.
+    """
+
+    @property
+    def address(self) -> int:
+        """Address of the first byte."""
+    @property
+    def pa(self) -> int | None:
+        """Physical address of the first byte; None without a frame."""
+    @property
+    def offset(self) -> int | None:
+        """Where in the dump's file the first byte is; None if it is not there."""
+    @property
+    def size(self) -> int:
+        """How many bytes."""
+
+@final
 class AccessContext:
     """What to read and how: a physical address, or a virtual one with an optional root.
 
@@ -670,6 +690,16 @@ class ReaderBase:
         """Return an iterator over the mappings of one frame, a Mapping per page that has it.
 
         The address of the frame is `start + (pfn << 12) - pa` of the Mapping.
+        """
+    def extents(self, start: SupportsIndex = 0, last: SupportsIndex | None = None) -> Iterator[Extent]:
+        """Return an iterator over what can be read from `start` to `last`, an Extent each.
+
+        Extents come in ascending order and lazily, and cover the bytes that reads read
+        there, each once. Every extent is in one piece in the file, or not in the file at all: a
+        frame of an overlay, pages of a page file. What follows each other in address, frame
+        and file is one extent.
+        Page tables that refer to each other without an end give KdmpError after a bounded
+        number of tables.
         """
     def read_u8(self, va: Address) -> int:
         """Return the unsigned byte at an address."""

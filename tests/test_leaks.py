@@ -719,6 +719,15 @@ CASES = {
         failing(lambda w: list(w.ranges.mappings())),
         failing(lambda w: list(w.reader.mappings("text"))),
     ],
+    "Reader.extents": [
+        lambda w: list(w.reader.extents()),
+        lambda w: list(w.over.extents(KERNEL_VA, KERNEL_VA + 0x5FFF)),
+        lambda w: repr(next(w.dump.phys.extents())),
+        lambda w: w.reader.extents(0, KERNEL_VA),  # given up before its first extent
+        failing(lambda w: w.reader.extents(5, 4)),
+        failing(lambda w: list(w.endless.extents())),
+        failing(lambda w: w.reader.extents("text")),
+    ],
     "Reader.mappings_buffer": [
         lambda w: w.reader.mappings_buffer(),
         failing(lambda w: w.reader.mappings_buffer("text")),

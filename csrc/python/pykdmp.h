@@ -36,6 +36,8 @@ enum type_index {
     T_VA_RANGE,
     T_MAPPING,
     T_MAPPING_ITERATOR,
+    T_EXTENT,
+    T_EXTENT_ITERATOR,
     T_OVERLAY,
     TYPE_COUNT
 };
@@ -329,6 +331,10 @@ void overlay_wait(OverlayObject *self);
 
 extern PyType_Spec mapping_iterator_spec;
 
+/* --- reader_extents.c --------------------------------------------------- */
+
+extern PyType_Spec extent_iterator_spec;
+
 /* --- pages_object.c ---------------------------------------------------- */
 
 extern PyType_Spec pages_spec;
@@ -372,6 +378,8 @@ PyObject *run_record(struct module_state *state, const struct kdmp_run *run);
 PyObject *mapping_record(struct module_state *state,
                          const struct kdmp_mapping *mapping,
                          PyObject *state_text);
+PyObject *extent_record(struct module_state *state,
+                        const struct kdmp_stretch *stretch);
 PyObject *va_range_record(struct module_state *state,
                           const struct kdmp_va_range *range);
 /* Steals both references; NULL if one is NULL. */

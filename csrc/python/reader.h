@@ -122,6 +122,21 @@ enum kdmp_status access_advance(const struct access *access, uint64_t offset,
 int access_fetch(ReaderObject *self, struct access *access, void *buffer,
                  size_t size);
 
+/* --- reader_mappings.c: for all that goes through a space ---------------- */
+
+/* The bounds of [start, end], which may be NULL or None; -1 with an
+   exception. */
+int reader_bounds(ReaderObject *self, PyObject *start, PyObject *end,
+                  uint64_t *first_out, uint64_t *last_out);
+
+/* Page tables that may be visited: those there are, each several times, since
+   there are self maps and shared tables, but not without end.  -1 with an
+   exception. */
+int reader_table_limit(ReaderObject *self, uint64_t *limit_out);
+
+/* Raise that they were too many; -1. */
+int reader_raise_limit(ReaderObject *self, uint64_t address);
+
 /* --- faults.c ---------------------------------------------------------- */
 
 /* Whether what this reader misses may interest a collector: never so after
@@ -164,6 +179,8 @@ READER_METHOD(is_readable);
 READER_METHOD(mappings);
 READER_METHOD(mappings_buffer);
 READER_METHOD(find_frame);
+/* reader_extents.c */
+READER_METHOD(extents);
 /* reader_write.c */
 READER_METHOD(write);
 READER_METHOD(write_uint);

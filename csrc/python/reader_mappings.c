@@ -22,12 +22,36 @@ typedef struct {
     PyObject *names[STATES]; /* of states, made when first needed */
 } MappingIterator;
 
-/* Page tables that an enumeration may visit: those there are, each several
- * times, since there are self maps and shared tables, but not without end. */
-static uint64_t
-table_limit(const struct kdmp_info *info)
+int
+reader_bounds(ReaderObject *self, PyObject *start, PyObject *end,
+              uint64_t *first_out, uint64_t *last_out)
 {
-    return 8 * info->pages_described + 0x800;
+    uint64_t last = kdmp_last_address(self->space.paging);
+
+    *first_out = 0;
+    *last_out = last;
+    if ((start != NULL && start != Py_None
+         && as_u64(start, "start", first_out) < 0)
+        || (end != NULL && end != Py_None && as_u64(end, "last", last_out) < 0))
+        return -1;
+    if (*last_out > last || *first_out > *last_out) {
+        PyErr_SetString(PyExc_ValueError,
+                        "start and last must be a range of this space");
+        return -1;
+    }
+    return 0;
+}
+
+int
+reader_table_limit(ReaderObject *self, uint64_t *limit_out)
+{
+    if (self->dump == NULL)
+        return reader_not_initialised();
+    if (dump_pin(self->dump) < 0)
+        return -1;
+    *limit_out = 8 * kdmp_get_info(self->dump->handle)->pages_described + 0x800;
+    dump_unpin(self->dump);
+    return 0;
 }
 
 /* 0, or -1 with an exception. */
@@ -35,27 +59,10 @@ static int
 cursor_init(ReaderObject *self, PyObject *start, PyObject *end,
             struct kdmp_map_cursor *cursor)
 {
-    uint64_t last = kdmp_last_address(self->space.paging);
-
     memset(cursor, 0, sizeof(*cursor));
-    cursor->last = last;
-    if ((start != NULL && start != Py_None
-         && as_u64(start, "start", &cursor->next) < 0)
-        || (end != NULL && end != Py_None
-            && as_u64(end, "last", &cursor->last) < 0)) {
+    if (reader_bounds(self, start, end, &cursor->next, &cursor->last) < 0
+        || reader_table_limit(self, &cursor->tables_left) < 0)
         return -1;
-    }
-    if (cursor->last > last || cursor->next > cursor->last) {
-        PyErr_SetString(PyExc_ValueError,
-                        "start and last must be a range of this space");
-        return -1;
-    }
-    if (self->dump == NULL)
-        return reader_not_initialised();
-    if (dump_pin(self->dump) < 0)
-        return -1;
-    cursor->tables_left = table_limit(kdmp_get_info(self->dump->handle));
-    dump_unpin(self->dump);
     if (kdmp_paging_levels(self->space.paging) == 0) {
         raise_text(self->state->errors[E_UNSUPPORTED],
                    "a %s reader has no page tables to enumerate",
@@ -65,13 +72,13 @@ cursor_init(ReaderObject *self, PyObject *start, PyObject *end,
     return 0;
 }
 
-static int
-raise_limit(ReaderObject *self, const struct kdmp_map_cursor *cursor)
+int
+reader_raise_limit(ReaderObject *self, uint64_t address)
 {
     raise_text(self->state->errors[E_KDMP],
                "the page tables refer to each other without an end; stopped "
                "at 0x%llx",
-               (unsigned long long)cursor->next);
+               (unsigned long long)address);
     return -1;
 }
 
@@ -129,7 +136,7 @@ iterator_next(PyObject *op)
         if (self->over && !self->cursor.has_pending) {
             self->over = 0;
             self->cursor.done = 1;
-            raise_limit(reader, &self->cursor);
+            reader_raise_limit(reader, self->cursor.next);
             return NULL;
         }
         if (self->cursor.done && !self->cursor.has_pending)
@@ -291,7 +298,7 @@ reader_mappings_buffer(PyObject *op, PyObject *const *args, Py_ssize_t nargs,
             count += got;
     }
     if (bytes != NULL && over) {
-        raise_limit(self, &cursor);
+        reader_raise_limit(self, cursor.next);
         Py_CLEAR(bytes);
     }
     if (bytes != NULL)

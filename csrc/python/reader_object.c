@@ -666,6 +666,7 @@ static PyMethodDef reader_methods[] = {
     METHOD(mappings),
     METHOD(mappings_buffer),
     METHOD(find_frame),
+    METHOD(extents),
     COLLECTING(read_u8),
     COLLECTING(read_u16),
     COLLECTING(read_u32),

@@ -86,6 +86,23 @@ static PyStructSequence_Desc mapping_desc = {
     "follow each other.",
     mapping_fields, 8};
 
+static PyStructSequence_Field extent_fields[] = {
+    {"address", "Address of the first byte."},
+    {"pa", "Physical address of the first byte; None without a frame."},
+    {"offset", "Where in the dump's file the first byte is; None if it is not "
+               "there."},
+    {"size", "How many bytes."},
+    {NULL, NULL},
+};
+
+static PyStructSequence_Desc extent_desc = {
+    "kdmp.Extent",
+    "Readable bytes in one piece: `address`, `pa`, `offset` in the file, "
+    "`size` "
+    "in bytes.\n\n"
+    "Address, physical address and file offset go up together in it.",
+    extent_fields, 4};
+
 /* Name(field=0x1, ...): ints in hex, the rest as it is. */
 static PyObject *
 record_repr(PyObject *self, PyObject *unused)
@@ -157,7 +174,10 @@ records_init(struct module_state *state)
     if (state->types[T_VA_RANGE] == NULL)
         return -1;
     state->types[T_MAPPING] = record_type(&mapping_desc);
-    return state->types[T_MAPPING] != NULL ? 0 : -1;
+    if (state->types[T_MAPPING] == NULL)
+        return -1;
+    state->types[T_EXTENT] = record_type(&extent_desc);
+    return state->types[T_EXTENT] != NULL ? 0 : -1;
 }
 
 /* A record of three values, stealing the references; NULL if one is NULL. */
@@ -205,6 +225,37 @@ mapping_record(struct module_state *state, const struct kdmp_mapping *mapping,
     items[6] = PyBool_FromLong((mapping->flags & KDMP_T_EXECUTABLE) != 0);
     items[7] = PyBool_FromLong((mapping->flags & KDMP_T_USER) != 0);
     for (Py_ssize_t i = 0; i < 8; i++) {
+        PyStructSequence_SET_ITEM(self, i, items[i]);
+        complete &= items[i] != NULL;
+    }
+    if (!complete)
+        Py_CLEAR(self);
+    return self;
+}
+
+/* A number, or None for UINT64_MAX. */
+static PyObject *
+number_or_none(uint64_t value)
+{
+    if (value == UINT64_MAX)
+        Py_RETURN_NONE;
+    return PyLong_FromUnsignedLongLong(value);
+}
+
+PyObject *
+extent_record(struct module_state *state, const struct kdmp_stretch *stretch)
+{
+    PyObject *self = PyStructSequence_New(state->types[T_EXTENT]);
+    PyObject *items[4];
+    int complete = 1;
+
+    if (self == NULL)
+        return NULL;
+    items[0] = PyLong_FromUnsignedLongLong(stretch->address);
+    items[1] = number_or_none(stretch->paddr);
+    items[2] = number_or_none(stretch->file_offset);
+    items[3] = PyLong_FromUnsignedLongLong(stretch->length);
+    for (Py_ssize_t i = 0; i < 4; i++) {
         PyStructSequence_SET_ITEM(self, i, items[i]);
         complete &= items[i] != NULL;
     }
