@@ -595,6 +595,14 @@ enum kdmp_status kdmp_read(const struct kdmp_space *space, uint64_t address,
                            struct kdmp_fault *fault);
 
 /*
+ * Whether kdmp_read() finds the byte at 'address': KDMP_OK, or the reason.
+ * Then *fault says how far that one cause reaches, however far that is: up to
+ * the next frame of the dump, or to the end of the page or table.
+ */
+enum kdmp_status kdmp_probe_byte(const struct kdmp_space *space,
+                                 uint64_t address, struct kdmp_fault *fault);
+
+/*
  * Copy a string: units of 'unit' bytes (1, 2 or 4) up to, not including, the
  * first zero unit, at most 'limit' bytes (a multiple of 'unit').  No byte
  * beyond the terminator's page or the limit is touched.  KDMP_E_LIMIT if

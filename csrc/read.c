@@ -245,6 +245,72 @@ kdmp_read(const struct kdmp_space *space, uint64_t address, void *buffer,
     return status;
 }
 
+/* Physical memory from 'paddr' on, at most 'want' bytes: *fault if they are
+ * missing. */
+static enum kdmp_status
+probe_physical(const struct kdmp_source *source, uint64_t address,
+               uint64_t paddr, uint64_t want,
+               const struct kdmp_translation *walk, struct kdmp_fault *fault)
+{
+    struct kdmp_extent extent;
+    enum kdmp_status status = source->locate(source, paddr, want, &extent);
+
+    if (status != KDMP_OK)
+        stop(fault, status, address, paddr, extent.length, walk);
+    return status;
+}
+
+static enum kdmp_status
+probe_virtual(const struct kdmp_space *space, uint64_t address,
+              struct kdmp_fault *fault)
+{
+    struct kdmp_translation walk;
+    enum kdmp_status status = kdmp_translate(space, address, &walk);
+    uint8_t byte;
+
+    if (status == KDMP_E_NOT_PRESENT
+        && supply_page(space, &walk, &byte, 1) == KDMP_OK)
+        return KDMP_OK;
+    if (status != KDMP_OK)
+        return stop(fault, status, address, walk.paddr, missing_after(&walk),
+                    &walk);
+    return probe_physical(space->source, address, walk.paddr,
+                          walk.page_size - (address & (walk.page_size - 1)),
+                          &walk, fault);
+}
+
+static enum kdmp_status
+probe_range(const struct kdmp_space *space, uint64_t address,
+            struct kdmp_fault *fault)
+{
+    const struct kdmp_index *index = &space->dump->va_index;
+    uint64_t offset;
+    enum kdmp_status status = index_find(index, address, &offset);
+
+    if (status != KDMP_OK) {
+        stop(fault, status, address, 0,
+             kdmp_index_extent(index, address, rest_of_block(address, 64)),
+             NULL);
+        name_neighbours(space->dump, address, fault);
+    }
+    return status;
+}
+
+enum kdmp_status
+kdmp_probe_byte(const struct kdmp_space *space, uint64_t address,
+                struct kdmp_fault *fault)
+{
+    switch (space->paging) {
+    case KDMP_PAGING_PHYSICAL:
+        return probe_physical(space->source, address, address,
+                              rest_of_block(address, 64), NULL, fault);
+    case KDMP_PAGING_TRIAGE:
+        return probe_range(space, address, fault);
+    default:
+        return probe_virtual(space, address, fault);
+    }
+}
+
 /* Offset of the first zero unit in [from, size), or 'size'. */
 static uint64_t
 find_end(const uint8_t *bytes, uint64_t from, uint64_t size, unsigned unit)

@@ -668,6 +668,14 @@ class ReaderBase:
         """
     def is_readable(self, va: Address, size: SupportsIndex = 1) -> bool:
         """Return whether all of `size` bytes can be read."""
+    def missing(self, va: Address, size: SupportsIndex = 1) -> Gap | None:
+        """Return the Gap at an address, None if the byte there can be read.
+
+        It says how many of `size` bytes from there on are missing for the same kind of reason, and
+        which. Nothing is read, so that `size` may be terabytes; a call looks at 65536 page table
+        entries at most, and the gap may go on behind what is returned. Nothing is told to a fault
+        collector.
+        """
     def mappings(self, start: SupportsIndex = 0, last: SupportsIndex | None = None) -> Iterator[Mapping]:
         """Return an iterator over the mapped ranges from `start` to `last`, a Mapping each.
 

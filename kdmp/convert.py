@@ -15,6 +15,7 @@ from kdmp._headers import LAYOUT64, layout_for
 from kdmp._kdmp import KdmpError, TruncatedError, UnreadableError, UnsupportedDumpError
 from kdmp.faults import uncollected
 from kdmp.records import DumpKind
+from kdmp.targets import appearing, write_all
 from kdmp.writer import DumpWriter
 
 if TYPE_CHECKING:
@@ -109,19 +110,8 @@ def convert(
     runs, left_out = _choose_runs(memory, wanted)
     if not isinstance(target, (str, os.PathLike)):
         return _write(memory, target, wanted, runs, left_out, progress)
-    path = os.fspath(target)
-    part = f"{path}.{os.getpid()}.part"
-    try:
-        with open(part, "xb", buffering=0) as file:
-            report = _write(memory, file, wanted, runs, left_out, progress)
-        os.replace(part, path)
-    except FileExistsError:
-        raise
-    except BaseException:
-        with contextlib.suppress(OSError):
-            os.unlink(part)
-        raise
-    return report
+    with appearing(target, overwrite=True) as file:
+        return _write(memory, file, wanted, runs, left_out, progress)
 
 
 def _kind(kind: int | str) -> DumpKind | str:
@@ -231,7 +221,7 @@ def _write(
         for pfn, data in _chunks(memory, runs, total, progress):
             with _room_for(size, runs[-1]):
                 file.seek(start + pfn * _PAGE)
-                _write_all(file, data)
+                write_all(file, data)
         file.flush()
         return ConversionReport(kind, total, size, left_out)
     assert isinstance(kind, DumpKind)
@@ -275,15 +265,6 @@ def _header(dump: "Dump") -> dict[str, Any]:
             if dump.arch == "x86":
                 header["pae_enabled"] = int(dump.paging == "pae")
     return header
-
-
-def _write_all(file: BinaryIO | io.FileIO, data: memoryview) -> None:
-    """Write all of `data`; an unbuffered file may take less at a time."""
-    while len(data):
-        written = file.write(data)
-        if not written:
-            raise BlockingIOError("the file object did not accept all bytes")
-        data = data[written:]
 
 
 def _chunks(

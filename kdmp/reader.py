@@ -13,12 +13,14 @@ from kdmp.faults import uncollected
 
 if TYPE_CHECKING:
     from kdmp._kdmp import Address
-    from kdmp.dump import Dump
+    from kdmp.dump import Dump, Progress
     from kdmp.explain import Explanation
+    from kdmp.extract import Extracted
     from kdmp.many import Gathered, ReadMany, TranslateMany
     from kdmp.mappings import Owner
     from kdmp.pte import PteView
     from kdmp.symbols.mmpte import PteLayout
+    from kdmp.targets import Writable
     from kdmp.windows.objects import Object
 
 T = TypeVar("T")
@@ -283,6 +285,40 @@ class Reader(ReaderBase):
         from kdmp.mappings import owners
 
         return owners(self, index(pfn), roots)
+
+    # ---- into a file ----
+
+    def extract(
+        self,
+        va: "Address",
+        size: SupportsIndex,
+        path: "Writable",
+        *,
+        fill: SupportsIndex = 0,
+        sparse: bool = True,
+        overwrite: bool = False,
+        limit: SupportsIndex | None = None,
+        progress: "Progress | None" = None,
+    ) -> "Extracted":
+        """Write `size` bytes to a file, those that are missing as `fill`, and return what was missing.
+
+        `path` is written under a temporary name in its folder and has its name when it is complete; it must
+        not exist, unless with `overwrite`. A binary file object gets the bytes where it stands. With `sparse`
+        and `fill` 0, missing stretches are holes in a regular file: terabytes cost nothing. `limit` is the
+        largest file that is written, in bytes (1 TiB): a slip of the hand should not fill a disk.
+
+        Reads 1 MiB at a time. `progress(done, total)` is told bytes; an exception from it ends the work and
+        leaves no file behind. A file object keeps what it got.
+
+        Raises FileExistsError, other OSErrors from the file, ValueError for more than `limit`, a range that
+        ends behind the last address, or the file of the dump itself. Nothing is told to a fault collector.
+        """
+        from kdmp.extract import extract
+
+        return extract(
+            self, va, size, path,
+            fill=fill, sparse=sparse, overwrite=overwrite, limit=limit, progress=progress,
+        )  # fmt: skip
 
     # ---- structures ----
 

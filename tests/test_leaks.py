@@ -68,6 +68,7 @@ class World:
     """What the cases work on."""
 
     def __init__(self, folder):
+        self.folder = folder
         self.image = small_machine().dump(minor_version=19041, bug_check_code=0xD1)
         self.path = folder / "small.dmp"
         self.path.write_bytes(self.image)
@@ -595,6 +596,24 @@ CASES = {
         lambda w: w.reader.try_translate(KERNEL_VA),
         lambda w: w.reader.try_translate(HOLE),
         failing(lambda w: w.reader.try_translate("text")),
+    ],
+    "Reader.missing": [
+        lambda w: w.reader.missing(KERNEL_VA),
+        lambda w: w.reader.missing(HOLE, 1 << 40),
+        lambda w: w.reader.missing(kdmp.phys(1 << 40), 5),
+        lambda w: w.ranges.missing(1, 1 << 63),
+        lambda w: w.over.missing(1 << 47, 1 << 62),
+        failing(lambda w: w.reader.missing(-1)),
+        failing(lambda w: w.reader.missing(0, None)),
+    ],
+    "Reader.extract": [
+        lambda w: w.reader.extract(KERNEL_VA, 0x4000, w.folder / "extracted", overwrite=True),
+        lambda w: w.ranges.extract(KERNEL_VA, 0x100, io.BytesIO(), fill=1),
+        failing(lambda w: w.reader.extract(KERNEL_VA, 5, w.path)),
+        failing(lambda w: w.reader.extract(KERNEL_VA, 5, w.text)),
+        failing(lambda w: w.reader.extract(KERNEL_VA, 5, "/dev/full")),
+        failing(lambda w: w.reader.extract(KERNEL_VA, 5, w.folder / "x", progress=raise_this), TypeError),
+        failing(lambda w: w.reader.extract(KERNEL_VA, 1 << 60, w.folder / "x")),
     ],
     "Reader.is_readable": [
         lambda w: w.reader.is_readable(KERNEL_VA, 0x1000),

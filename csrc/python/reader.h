@@ -175,6 +175,8 @@ READER_METHOD(try_read_exact);
 READER_METHOD(read_into);
 READER_METHOD(read_gaps);
 READER_METHOD(is_readable);
+/* reader_missing.c */
+READER_METHOD(missing);
 /* reader_mappings.c */
 READER_METHOD(mappings);
 READER_METHOD(mappings_buffer);

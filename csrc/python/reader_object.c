@@ -663,6 +663,7 @@ static PyMethodDef reader_methods[] = {
     METHOD(read_into),
     METHOD(read_gaps),
     METHOD(is_readable),
+    METHOD(missing),
     METHOD(mappings),
     METHOD(mappings_buffer),
     METHOD(find_frame),
