@@ -167,8 +167,9 @@ class Writing:
 
     def __init__(self, out: Target, total: int, progress: "Progress | None") -> None:
         self.out = out
-        self.gaps = Gaps()
         self.written = 0
+        self._gaps: list[Gap] = []
+        self._missing = self._dropped = 0
         self._done, self._total, self._progress = 0, total, progress
         self._tell(0)
 
@@ -179,7 +180,7 @@ class Writing:
 
     def copy(self, reader: Readable, va: int, size: int) -> Gaps:
         """Write `size` bytes from `va` on; return the gaps of this stretch."""
-        gaps = Gaps()
+        gaps = Gaps(MAX_GAPS - len(self._gaps))
         for piece in pieces(reader, va, size):
             if isinstance(piece, memoryview):
                 self.out.write(piece)
@@ -187,18 +188,31 @@ class Writing:
                 self._tell(len(piece))
                 continue
             gaps.add(piece)
-            self.gaps.add(piece)
             before = 0
             for so_far in self.out.skip(piece.size):
                 self._tell(so_far - before)
                 before = so_far
+        self._gaps += gaps.kept
+        self._missing += gaps.size
+        self._dropped += gaps.dropped
         return gaps
 
-    def facts(self, where: Writable) -> tuple[str | None, int, int, int, tuple[Gap, ...], int]:
-        """What the first members of Extracted are."""
-        gaps = self.gaps
+    def pad(self, size: int) -> None:
+        """Leave bytes out that are no part of memory."""
+        for _ in self.out.skip(size):
+            pass
+
+    def facts(self, where: Writable) -> dict[str, Any]:
+        """What the members of Extracted are."""
         path = os.fsdecode(where) if isinstance(where, str | os.PathLike) else None
-        return path, self.out.size, self.written, gaps.size, tuple(gaps.kept), gaps.dropped
+        return {
+            "path": path,
+            "size": self.out.size,
+            "written": self.written,
+            "missing": self._missing,
+            "gaps": tuple(self._gaps),
+            "dropped": self._dropped,
+        }
 
 
 def check_size(size: int, limit: SupportsIndex | None) -> None:
@@ -240,4 +254,4 @@ def extract(
     with target(where, reader.dump, fill=byte, sparse=sparse, overwrite=overwrite) as out:
         writing = Writing(out, count, progress)
         writing.copy(reader, address, count)
-    return Extracted(*writing.facts(where))
+    return Extracted(**writing.facts(where))

@@ -33,7 +33,8 @@ PYTHON_ALONE=(bugcheck.py context.py convert.py hexdump.py packed.py structs.py
               objects.py 'cpus*.py' arguments.py trapframe.py processes.py
               proc_threads.py handletable.py user.py ldr.py vads.py
               'explain*.py' 'monitor*.py' series.py emulators.py watches.py
-              pfn.py doctor_memory.py machines.py fuzz_python.py)
+              pfn.py doctor_memory.py machines.py fuzz_python.py
+              'extract_*.py')
 C_TESTS=(bytes mmu source oom oom_uses threads)
 
 ALL=(bare symbols lint format types stubs ctests tsan valgrind nomemory fuzz asan analyze)

@@ -16,9 +16,12 @@ from kdmp.windows.entity import Entity, Listing, Problem, fact
 from kdmp.windows.lists import LinkWalk, walk_list
 
 if TYPE_CHECKING:
+    from kdmp.dump import Progress
     from kdmp.reader import Reader
+    from kdmp.targets import Writable
     from kdmp.triage import TriageDriver
     from kdmp.windows.image import Image
+    from kdmp.windows.imagefile import ExtractedImage, Layout
     from kdmp.windows.pe import CodeView
     from kdmp.windows.session import Windows
     from kdmp.windows.version import VersionInfo
@@ -208,6 +211,35 @@ class Module(Entity):
     def contains(self, va: int) -> bool:
         """Whether an address is inside the image."""
         return self.size is not None and 0 <= va - self.base < self.size
+
+    # ---- into a file ----
+
+    def extract(
+        self,
+        path: "Writable",
+        *,
+        layout: "Layout" = "memory",
+        overwrite: bool = False,
+        progress: "Progress | None" = None,
+    ) -> "ExtractedImage":
+        """Write the image to a file and return what of it was missing.
+
+        With the layout "memory" it is as it lies in memory: `size` bytes. With "file" the sections
+        are where the headers say that they are in the file, so that tools for PE files can open it. It is
+        not the file that was loaded: addresses are relocated, imports are bound, variables have changed,
+        discarded sections are
+        holes, what no section has, such as a signature, is lost.
+
+        Other arguments and errors are those of `Reader.extract`. Besides, with "file", UnreadableError if the
+        headers are not in memory, FormatError if they make no sense; and if the image's address or size
+        are not known.
+        """
+        from kdmp.windows.imagefile import extract_image
+
+        reader = self.windows.reader
+        return extract_image(
+            reader, reader.dump, self.base, self.size, path, layout, overwrite=overwrite, progress=progress
+        )
 
 
 def checked_string(windows: "Windows", va: int) -> str | None:

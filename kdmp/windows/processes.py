@@ -5,9 +5,10 @@ Sources: windows-objects.md sections 5, 7.2 and 12; offsets are those of the lay
 SPDX-License-Identifier: MIT
 """
 
+import os
 from datetime import datetime
 from functools import cached_property
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, SupportsIndex
 
 from kdmp._kdmp import KdmpError, RootNotPresentError
 from kdmp.reader import Reader
@@ -16,7 +17,10 @@ from kdmp.windows.executive import Executive
 from kdmp.windows.process_sources import SOURCES, census
 
 if TYPE_CHECKING:
+    from kdmp.dump import Progress
+    from kdmp.targets import Writable
     from kdmp.windows.ldr import UserModule
+    from kdmp.windows.processfile import ExtractedProcess, What
     from kdmp.windows.session import Windows
     from kdmp.windows.threads import Thread
     from kdmp.windows.user import Parameters
@@ -391,6 +395,39 @@ class Process(Executive):
         from kdmp.windows import vads
 
         return vads.find(self, va)
+
+    # ---- into a file ----
+
+    def extract(
+        self,
+        path: "Writable",
+        *,
+        what: "What" = None,
+        untouched: bool = False,
+        index: bool | str | os.PathLike[str] | None = None,
+        overwrite: bool = False,
+        limit: SupportsIndex | None = None,
+        progress: "Progress | None" = None,
+    ) -> "ExtractedProcess":
+        """Write its user memory to a file, one range after another, and return where each is.
+
+        A range is memory without a hole in its addresses that belongs to one VAD: what page tables map, or
+        know to be paged out, and pages of files and images that only the VAD leads to. Memory that was
+        reserved and never touched is no range and costs nothing; with `untouched`, memory that was committed
+        and not touched is one, of zeros. What is missing inside a range is a gap, a hole in the file.
+
+        `what` chooses by the kind of the VAD, one or several of `kdmp.windows.processfile.KINDS` ("private",
+        "image", "mapped" ...; "none" for memory in no VAD), or is called with each Vad. The index, a JSON
+        object as of `ExtractedProcess.to_dict`, is written beside the file as PATH.json; `index` is another
+        path for it, or False. Other arguments and errors are those of `Reader.extract`, and
+        RootNotPresentError if the process has no page tables.
+        """
+        from kdmp.windows.processfile import extract_process
+
+        return extract_process(
+            self, path, what=what, untouched=untouched, index=index, overwrite=overwrite, limit=limit,
+            progress=progress,
+        )  # fmt: skip
 
 
 def _before(first: Process, second: Process) -> bool:

@@ -28,7 +28,7 @@ __all__ = [
 
 _PAGE = 0x1000
 _MAX_RUNS = 1 << 12  # of one view
-_SECTION_TYPES = (0, 2)  # VadType of views with prototype PTEs of 4 KiB pages: None, ImageMap
+SECTION_TYPES = (0, 2)  # VadType of views with prototype PTEs of 4 KiB pages: None, ImageMap
 
 
 # ---- what the VAD says of a page ----
@@ -75,14 +75,14 @@ def page_of(vad: Vad, va: int) -> VadPage:
         if vad.type_value not in (0, 4):  # write-watch is common memory otherwise
             return VadPage(va, vad, "other")
         return VadPage(va, vad, _commitment(vad))
-    if vad.type_value not in _SECTION_TYPES:
+    if vad.type_value not in SECTION_TYPES:
         return VadPage(va, vad, "other")
     try:
         prototype = prototype_address(vad, va)
         value = _read_prototype(vad.windows, prototype)
     except (KdmpError, OverflowError) as error:
         return VadPage(va, vad, "unknown", why=str(error))
-    return _decoded(vad, va, prototype, value)
+    return decode_prototype(vad, va, prototype, value)
 
 
 def _commitment(vad: Vad) -> str:
@@ -155,7 +155,7 @@ def _read_prototype(windows: "Windows", address: int) -> int:
     return windows.reader.read_uint(address, layout.size if layout is not None else 8)
 
 
-def _decoded(vad: Vad, va: int, prototype: int, value: int) -> VadPage:
+def decode_prototype(vad: Vad, va: int, prototype: int, value: int) -> VadPage:
     """Decide what a prototype PTE says."""
     reader = vad.windows.reader
     layout: PteLayout = reader.pte_layout or default_layout(reader.paging)
@@ -284,8 +284,8 @@ def section_views(reader: Reader) -> bytes:
     except (KdmpError, OverflowError):
         return b""
     for vad in listing:
-        if not vad.private and vad.type_value in _SECTION_TYPES:
-            found += _runs(vad)
+        if not vad.private and vad.type_value in SECTION_TYPES:
+            found += section_runs(vad)
     found.sort()
     end, kept = 0, []
     for run in found:  # of two that overlap neither is sure; the first stays
@@ -295,7 +295,7 @@ def section_views(reader: Reader) -> bytes:
     return b"".join(number.to_bytes(8, "little") for run in kept for number in run)
 
 
-def _runs(vad: Vad) -> list[tuple[int, int, int]]:
+def section_runs(vad: Vad) -> list[tuple[int, int, int]]:
     """The parts of a view whose prototype PTEs follow each other."""
     size = vad.windows.dump.pte_layout.size if vad.windows.dump.pte_layout is not None else 8
     runs: list[tuple[int, int, int]] = []
