@@ -4,11 +4,11 @@ SPDX-License-Identifier: MIT
 """
 
 import argparse
-import errno
 import os
 from typing import TYPE_CHECKING
 
 from kdmp.cli.options import UsageError, add_file, open_dump
+from kdmp.cli.outfiles import check_free, refuse_dump
 from kdmp.cli.output import Json, Output, bytes_text, hexa, plural
 
 if TYPE_CHECKING:
@@ -42,8 +42,8 @@ def run(args: argparse.Namespace, out: Output) -> int:
         raise UsageError("--extract N and --to PATH go together")
     if args.force and args.extract is None and args.extract_all is None:
         raise UsageError("--force goes with --extract or --extract-all")
-    if args.to is not None and os.path.exists(args.to) and os.path.samefile(args.file, args.to):
-        raise UsageError(f"{args.to}: is the dump itself")
+    if args.to is not None:
+        refuse_dump(args.to, args.file)
     with open_dump(args, out) as dump:
         blobs = list(dump.blobs())
         facts = [_facts(number, blob) for number, blob in enumerate(blobs)]
@@ -90,14 +90,9 @@ def _show(out: Output, facts: list[Json]) -> None:
         out.line(f"{plural(written, 'file')} written")
 
 
-def _check_free(path: str, force: bool) -> None:
-    if not force and os.path.lexists(path):
-        raise FileExistsError(errno.EEXIST, "exists already (--force replaces it)", path)
-
-
 def _extract(dump: "Dump", blob: "Blob", fact: Json, path: str, force: bool) -> None:
     data = blob.read(dump)
-    _check_free(path, force)
+    check_free(path, force)
     with open(path, "wb" if force else "xb") as file:
         file.write(data)
     fact |= {"path": path, "written": len(data)}
@@ -112,7 +107,7 @@ def _extract_all(dump: "Dump", blobs: "list[Blob]", facts: list[Json], args: arg
         if blob.size
     ]
     for _, _, path in wanted:
-        _check_free(path, args.force)
+        check_free(path, args.force)
     os.makedirs(args.extract_all, exist_ok=True)
     for blob, fact, path in wanted:
         _extract(dump, blob, fact, path, args.force)

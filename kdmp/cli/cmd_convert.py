@@ -5,11 +5,10 @@ SPDX-License-Identifier: MIT
 
 import argparse
 import dataclasses
-import errno
-import os
 from typing import TYPE_CHECKING
 
 from kdmp.cli.options import UsageError, add_dtb, add_file, open_dump
+from kdmp.cli.outfiles import check_free, refuse_dump
 from kdmp.cli.output import Output, bytes_text, plural
 
 if TYPE_CHECKING:
@@ -59,11 +58,8 @@ def run(args: argparse.Namespace, out: Output) -> int:
     """Convert, with a progress bar on stderr."""
     from kdmp.convert import convert
 
-    if os.path.exists(args.out):
-        if os.path.exists(args.file) and os.path.samefile(args.file, args.out):
-            raise UsageError(f"{args.out}: is the dump itself")
-        if not args.force:
-            raise FileExistsError(errno.EEXIST, "exists already (--force replaces it)", args.out)
+    refuse_dump(args.out, args.file)
+    check_free(args.out, args.force)
     if args.dtb is not None and not args.raw:
         raise UsageError("--dtb goes with --raw: the root in a dump's header is kept as it is")
     with open_dump(args, out, dtb=args.dtb) as dump, out.progress("converting") as progress:

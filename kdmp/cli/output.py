@@ -137,10 +137,13 @@ class Output:
         _write(sys.stderr, f"kdmp: {printable(text)}\n")
 
     @contextlib.contextmanager
-    def progress(self, title: str) -> Iterator[Progress | None]:
-        """A progress bar on stderr, to be called with (done, total); None if stderr is no terminal."""
+    def progress(self, title: str, *, always: bool = False) -> Iterator[Progress | None]:
+        """A progress bar on stderr, to be called with (done, total).
+
+        If stderr is no terminal it is None, or, with `always`, plain lines.
+        """
         if not sys.stderr.isatty():
-            yield None
+            yield from _progress_lines(title) if always else iter([None])
         elif importlib.util.find_spec("rich") is not None:
             from kdmp.cli import richtext
 
@@ -148,6 +151,20 @@ class Output:
                 yield update
         else:
             yield from _plain_progress(title)
+
+
+def _progress_lines(title: str) -> Iterator[Progress]:
+    shown = -1
+
+    def update(done: int, total: int) -> None:
+        nonlocal shown
+        tenth = 10 * done // total if total else 10
+        if tenth != shown:
+            shown = tenth
+            _write(sys.stderr, f"kdmp: {title} {10 * tenth}%\n")
+            sys.stderr.flush()
+
+    yield update
 
 
 def _plain_progress(title: str) -> Iterator[Progress]:
