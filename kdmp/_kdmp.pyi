@@ -142,6 +142,15 @@ class PartialReadError(UnreadableError):
 class RootNotPresentError(KdmpError, LookupError):
     """A virtual address without a page-table root to translate it by."""
 
+class NotContiguousError(KdmpError, BufferError):
+    """Bytes that are there, but not in one piece of memory that a view could show.
+
+    `address` is the first byte that does not follow those before it, or the first of
+    all if that is not in the mapped file (but in an overlay, a page file, a stream).
+    """
+
+    address: int | None
+
 @final
 class PageTableEntry(structseq[Any], tuple[int, int, int]):
     """One entry of a page walk: `level`, `pa` of the entry, its `value`.
@@ -411,6 +420,14 @@ class Pages:
         """Iterate over the runs of frames in ascending order, as Run.
 
         The frames of a run are contiguous in memory and in the file.
+        """
+    def buffer(self, pfn: SupportsIndex, count: SupportsIndex = 1) -> memoryview:
+        """Return frames that follow each other as one read-only memoryview, without a copy.
+
+        `count` frames from `pfn` on, such as those of a Run; the dump cannot be closed while it
+        lives. NotInDumpError or TruncatedError if a frame is not there, NotContiguousError if
+        they do not follow each other in the file, or it is not in memory; IndexError outside of
+        the window, ValueError for a `count` below 1.
         """
 
 class DumpBase:

@@ -13,6 +13,7 @@ from kdmp.faults import uncollected
 
 if TYPE_CHECKING:
     from kdmp._kdmp import Address
+    from kdmp.buffers import Piece
     from kdmp.dump import Dump, Progress
     from kdmp.explain import Explanation
     from kdmp.extract import Extracted
@@ -285,6 +286,36 @@ class Reader(ReaderBase):
         from kdmp.mappings import owners
 
         return owners(self, index(pfn), roots)
+
+    # ---- without a copy ----
+
+    def buffer(self, va: "Address", size: SupportsIndex) -> memoryview:
+        """Return `size` bytes as a read-only memoryview of the mapped file, or of the caller's bytes.
+
+        Nothing is copied, and `numpy.frombuffer` takes it. The dump cannot be closed while it lives. What is
+        written through an overlay later does not show. Whoever uses a view of a file that somebody has cut
+        short is on his own: no call of kdmp is there to catch it.
+
+        Raises as `read_u8` for the first byte that is missing, and NotContiguousError, a BufferError, for
+        bytes that are there but not in one piece: its `address` is the first that does not follow those
+        before it in the file, or the first of all if that is in an overlay or a page file, or the file is not
+        mapped (`io="read"`, file objects). ValueError for a range that ends behind the last address.
+        """
+        from kdmp.buffers import buffer
+
+        return buffer(self, va, size)
+
+    def buffers(self, start: SupportsIndex = 0, last: SupportsIndex | None = None) -> Iterator["Piece"]:
+        """Return an iterator over all that can be read from `start` to `last`, a Piece each.
+
+        Pieces are those of `extents`: ascending, as large as the file has them together, with `address`,
+        `pa`, `offset` and `data`, a memoryview without a copy. What is not in the mapped file comes as
+        copies of at most 1 MiB: written frames of overlays, page files, zeros, dumps that are not mapped.
+        The dump cannot be closed while a view lives. Errors are those of `extents`.
+        """
+        from kdmp.buffers import buffers
+
+        return buffers(self, start, last)
 
     # ---- into a file ----
 

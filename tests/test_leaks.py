@@ -606,6 +606,30 @@ CASES = {
         failing(lambda w: w.reader.missing(-1)),
         failing(lambda w: w.reader.missing(0, None)),
     ],
+    "Reader.buffer": [
+        lambda w: w.reader.buffer(KERNEL_VA, 0x2000),
+        lambda w: w.ranges.buffer(KERNEL_VA, 40),
+        failing(lambda w: w.reader.buffer(KERNEL_VA, 0x2001)),
+        failing(lambda w: w.over.buffer(HOLE, 1)),
+        failing(lambda w: kdmp.Dump(w.image[:]).reader(dtb=0x1000).buffer(0, 1)),
+        failing(lambda w: w.streamed.phys.buffer(0x20000, 1), BufferError),
+    ],
+    "Reader.buffers": [
+        lambda w: list(w.reader.buffers()),
+        lambda w: next(w.ranges.buffers()),
+        lambda w: list(w.streamed.phys.buffers()),
+        failing(lambda w: w.reader.buffers(5, 4)),
+        failing(lambda w: next(w.reader.buffers("text"))),
+    ],
+    "Pages.buffer": [
+        lambda w: w.dump.pages.buffer(0x20, 2),
+        failing(lambda w: w.dump.pages.buffer(0x20, 3)),
+        failing(lambda w: w.dump.pages.buffer(4, 1 << 60)),
+        failing(lambda w: w.streamed.pages.buffer(0x20), BufferError),
+        failing(lambda w: w.dump.pages[:0x20].buffer(0x1F, 2), IndexError),
+        failing(lambda w: w.dump.pages.buffer(0x20, 0)),
+        failing(lambda w: w.dump.pages.buffer("text")),
+    ],
     "Reader.extract": [
         lambda w: w.reader.extract(KERNEL_VA, 0x4000, w.folder / "extracted", overwrite=True),
         lambda w: w.ranges.extract(KERNEL_VA, 0x100, io.BytesIO(), fill=1),
@@ -840,6 +864,7 @@ CASES = {
     "TruncatedError": [lambda w: pickled(kdmp.TruncatedError("text"))],
     "AddressEndError": [lambda w: pickled(kdmp.AddressEndError("text"))],
     "PartialReadError": [raised(lambda w: w.reader.read_exact(SPLIT, 64))],
+    "NotContiguousError": [lambda w: pickled(kdmp.NotContiguousError("text"))],
     "RootNotPresentError": [lambda w: pickled(kdmp.RootNotPresentError("text"))],
 }
 

@@ -12,7 +12,13 @@
 
 enum { NO_BASE = -1, MAX_ATTRIBUTES = 12 };
 
-enum second_base { JUST_ONE, VALUE_ERROR, LOOKUP_ERROR, NOT_IMPLEMENTED };
+enum second_base {
+    JUST_ONE,
+    VALUE_ERROR,
+    LOOKUP_ERROR,
+    NOT_IMPLEMENTED,
+    BUFFER_ERROR
+};
 
 struct error_spec {
     const char *name;
@@ -140,6 +146,17 @@ static const struct error_spec specs[] = {
          LOOKUP_ERROR,
          {NULL},
          "A virtual address without a page-table root to translate it by."},
+    [E_NOT_CONTIGUOUS] =
+        {"kdmp.NotContiguousError",
+         E_KDMP,
+         BUFFER_ERROR,
+         {"address", NULL},
+         "Bytes that are there, but not in one piece of memory that a view "
+         "could show.\n\n"
+         "`address` is the first byte that does not follow those before it, "
+         "or the first of\n"
+         "all if that is not in the mapped file (but in an overlay, a page "
+         "file, a stream)."},
 };
 _Static_assert(sizeof(specs) / sizeof(specs[0]) == ERROR_COUNT,
                "an exception is missing");
@@ -194,6 +211,8 @@ class_bases(struct module_state *state, const struct error_spec *spec)
         return PyTuple_Pack(2, first, PyExc_LookupError);
     case NOT_IMPLEMENTED:
         return PyTuple_Pack(2, first, PyExc_NotImplementedError);
+    case BUFFER_ERROR:
+        return PyTuple_Pack(2, first, PyExc_BufferError);
     case JUST_ONE:
         break;
     }

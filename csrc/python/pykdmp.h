@@ -57,6 +57,7 @@ enum error_index {
     E_ADDRESS_END,
     E_PARTIAL_READ,
     E_ROOT_NOT_PRESENT,
+    E_NOT_CONTIGUOUS,
     ERROR_COUNT
 };
 
