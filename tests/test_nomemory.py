@@ -52,6 +52,9 @@ calls = {{
     "figures": lambda: dump.figures,
     "pages": lambda: list(dump.pages),
     "page": lambda: dump.pages[0x21].release(),
+    "frames": lambda: dump.pages.buffer(0x20, 2).release(),
+    "no frames": lambda: dump.pages.buffer(0x20, 3),
+    "missing": lambda: reader.missing(base + 0x2000, 1 << 40),
     "runs": lambda: list(dump.pages.runs()),
     "translate": lambda: reader.translate(base).entries,
     "no page": lambda: reader.translate(base + 0x2000),
@@ -113,9 +116,9 @@ assert outcome() == normal
 print(failures, "failures")
 """
 
-NAMES = """open|open path|wrong file|reader|header|figures|pages|page|runs|translate|no page|read|read_exact|
-read_gaps|read_into|read_u64|read_cstr|read_wstr|read_unicode_string|context|overlay|write|
-hooked write|restore""".replace("\n", "").split("|")
+NAMES = """open|open path|wrong file|reader|header|figures|pages|page|frames|no frames|missing|runs|
+translate|no page|read|read_exact|read_gaps|read_into|read_u64|read_cstr|read_wstr|read_unicode_string|
+context|overlay|write|hooked write|restore""".replace("\n", "").split("|")
 
 
 def run(path, name):
