@@ -13,13 +13,13 @@ from types import SimpleNamespace
 
 import pebuilder
 import pytest
-from shareddata import MACHINES, machine_dump, truth
+from shareddata import MACHINES, machine_dump, truth, unpack
 
 import kdmp
 from kdmp.mappings import bounds
 from kdmp.windows.image import Image
 from kdmp.windows.imagefile import _file_pieces, extract_image
-from kdmp.windows.processfile import KINDS, _joined, _split, extract_process
+from kdmp.windows.processfile import KINDS, _joined, _split, _stretches, extract_process
 from kdmp.windows.processmemory import ProcessMemory, Resident
 from kdmp.windows.userimages import images
 from kdmp.windows.vadpages import read_page
@@ -295,6 +295,27 @@ def test_mutated_vads_never_crash(machine):
                 )  # fmt: skip
             except kdmp.KdmpError:
                 pass
+
+
+def test_triage_dumps_have_user_memory_too():
+    out = io.BytesIO()
+    kernel = 0xFFFFF80000000000
+    kdmp.write_triage(out, header={}, data_blocks=[(kernel, b"kernel"), (0x7FF000000010, b"user" * 4)])
+    with kdmp.open(out.getvalue()) as dump:
+        memory = SimpleNamespace(reader=dump.reader())
+        assert list(_stretches(memory, [])) == [(0x7FF000000010, 0x7FF000000020)]
+
+
+def test_the_process_of_a_triage_dump():
+    with kdmp.open(unpack("triage", "triage_x64.dmp.xz")) as dump:
+        (process,) = dump.windows.processes()
+        result = process.extract(io.BytesIO())
+        assert (result.pid, result.size) == (4, 0)
+        module = next(one for one in dump.windows.modules() if dump.reader().missing(one.base))
+        whole = module.extract(io.BytesIO())
+        assert whole.size == module.size
+        with pytest.raises(kdmp.UnreadableError):
+            module.extract(io.BytesIO(), layout="file")
 
 
 def test_stretches_are_joined_and_cut():

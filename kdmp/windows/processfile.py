@@ -138,10 +138,12 @@ def _wanted(what: What) -> "Callable[[str, Vad | None], bool]":
 def _stretches(memory: ProcessMemory, problems: list[Problem]) -> Iterator[tuple[int, int]]:
     """What the page tables know of user space, and what only views lead to, as (start, stop) by start."""
     reader = memory.reader
-    window = bounds(reader.paging, 0, None, "user")
+    triage = reader.paging == "triage"
+    window = bounds(reader.owner.arch if triage else reader.paging, 0, None, "user")
     first, last = window if window is not None else (0, 0)
-    if reader.paging == "triage":
-        yield from sorted((one.address, one.address + one.size) for one in reader.owner.ranges)
+    if triage:
+        ranges = sorted((one.address, one.address + one.size) for one in reader.owner.ranges)
+        yield from ((start, min(stop, last + 1)) for start, stop in ranges if start <= last)
         return
     at, lost = first, 0
     for one in reader.mappings(half="user"):
