@@ -11,6 +11,7 @@ import contextlib
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 from kdmp._kdmp import FormatError, Gap, KdmpError, TranslationError
@@ -32,6 +33,9 @@ MAX_PROTOTYPES = 1 << 22
 """Prototype PTEs of a process that are looked at: views of 16 GiB."""
 
 _PAGE = 0x1000
+
+# Bits that mean the same in all releases.
+_VALID, _PROTOTYPE, _TRANSITION = 1, 1 << 10, 1 << 11
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +104,7 @@ class ProcessMemory:
             break
         return Gap((va, stop - va, gap.reason))
 
-    @property
+    @cached_property
     def _physical(self) -> Reader:
         return self.reader.physical
 
@@ -166,7 +170,7 @@ class ProcessMemory:
         return asks_vad(self.reader, va, gap.reason)
 
     def _prototypes(self, first: int, count: int, width: int) -> Iterator[tuple[int, int]]:
-        """Address and value of the prototype PTEs that are not 0, of `count` from `first` on."""
+        """Address and value of the prototype PTEs that may name a frame, of `count` from `first` on."""
         at = first
         try:
             for piece in pieces(self._windows.reader, first, count * width):
@@ -176,7 +180,7 @@ class ProcessMemory:
                 data = bytes(piece)
                 for offset in range(-(at - first) % width, len(data) - width + 1, width):
                     value = int.from_bytes(data[offset : offset + width], "little")
-                    if value:
+                    if value & _VALID or value & (_PROTOTYPE | _TRANSITION) == _TRANSITION:
                         yield at + offset, value
                 at += len(data)
         except (KdmpError, OverflowError):
