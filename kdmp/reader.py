@@ -293,8 +293,8 @@ class Reader(ReaderBase):
         """Return `size` bytes as a read-only memoryview of the mapped file, or of the caller's bytes.
 
         Nothing is copied, and `numpy.frombuffer` takes it. The dump cannot be closed while it lives. What is
-        written through an overlay later does not show. Whoever uses a view of a file that somebody has cut
-        short is on his own: no call of kdmp is there to catch it.
+        written through an overlay later does not show. What is lost of the file meanwhile (`Dump.lost`) is
+        zeros.
 
         Raises as `read_u8` for the first byte that is missing, and NotContiguousError, a BufferError, for
         bytes that are there but not in one piece: its `address` is the first that does not follow those

@@ -12,10 +12,11 @@ import pickle
 import pytest
 from clidumps import GAP, LARGE, NOTHING, STACK, VA, small_dump, triage32_dump, triage_dump, x86_dump
 from conftest import KERNEL_VA, small_machine
-from dumpbuilder import ALL_KINDS, BITMAP, PAGE, Memory, P, Tables, U, W, stamp
+from dumpbuilder import ALL_KINDS, BITMAP, FULL, PAGE, Memory, P, Tables, U, W, build, stamp
 from shareddata import machine_dump
 
 import kdmp
+from kdmp.buffers import CHUNK
 from kdmp.extract import LIMIT, Gaps, gap_facts, pieces
 from kdmp.targets import Target
 
@@ -343,6 +344,27 @@ def test_a_full_disk(reader):
     with pytest.raises(OSError, match=os.strerror(errno.ENOSPC)):
         reader.extract(KERNEL_VA, 16, "/dev/full")
     assert os.path.exists("/dev/full")
+
+
+def test_a_dump_that_shrinks_meanwhile(tmp_path):
+    path, out = tmp_path / "shrinks.dmp", tmp_path / "out"
+    pages = 3 * CHUNK // PAGE
+    path.write_bytes(build(FULL, {pfn: stamp(pfn) for pfn in range(1, 1 + pages)}))
+    dump = kdmp.open(path)
+    if not hasattr(dump, "lost") or os.name != "posix":
+        pytest.skip("files that shrink are not noticed here")
+
+    def shrink(done, total):
+        if done == CHUNK:
+            os.truncate(path, 0x4000)
+
+    with pytest.raises(OSError, match="read any more"):
+        dump.phys.extract(PAGE, pages * PAGE, out, progress=shrink)
+    assert os.listdir(tmp_path) == ["shrinks.dmp"]
+    with pytest.raises(OSError, match="read any more"):
+        dump.phys.missing(0)
+    with pytest.raises(OSError, match="read any more"):
+        dump.pages.buffer(1)
 
 
 def test_a_device_is_written_to(reader):

@@ -83,9 +83,9 @@ reader_missing(PyObject *op, PyObject *const *args, Py_ssize_t nargs,
         status = measure(&access, size, self->views_asked, &found, &fault);
         access_reacquire(self, ts);
         status = access_end(self, status);
-        again = found == 0
-                    ? 0
-                    : access_again(self, &access, fault.status, &fault.walk);
+        again = 0;
+        if (status == KDMP_OK && found > 0)
+            again = access_again(self, &access, fault.status, &fault.walk);
     } while (again > 0);
     if (again < 0)
         return NULL;
