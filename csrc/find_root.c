@@ -21,7 +21,10 @@ enum {
      * user tables of KVA shadow have fewer. */
     ENOUGH_KERNEL_ENTRIES = 6,
     /* PAE: directories whose table is looked for, each by another scan. */
-    MAX_DIRECTORIES = 16
+    MAX_DIRECTORIES = 16,
+    /* Frames that one scan looks at, 8 GiB of memory, and all together. */
+    MAX_SCANNED = 1 << 21,
+    MAX_LOOKED_AT = 1 << 22
 };
 
 struct search {
@@ -30,6 +33,7 @@ struct search {
     uint64_t best_root;
     int best_score;  /* 0: none yet */
     int directories; /* PAE: looked for so far */
+    uint64_t left;   /* frames that may still be looked at */
 };
 
 static int
@@ -143,7 +147,8 @@ visit_frames(struct search *search, visit_fn *visit, const uint8_t *argument)
     struct kdmp_run run;
     uint64_t pfn = 0;
     /* Segments of a hostile file may show the same bytes again and again. */
-    uint64_t budget = 2 * (dump->file.size >> PAGE_SHIFT) + 2;
+    uint64_t budget =
+        min_u64(2 * (dump->file.size >> PAGE_SHIFT) + 2, MAX_SCANNED);
     uint8_t copy[PAGE_SIZE];
 
     while (kdmp_index_next_run(&dump->index, pfn, &run)) {
@@ -153,8 +158,9 @@ visit_frames(struct search *search, visit_fn *visit, const uint8_t *argument)
             uint64_t offset = run.file_offset + (i << PAGE_SHIFT);
             const uint8_t *page = copy;
 
-            if (budget-- == 0)
+            if (budget-- == 0 || search->left == 0)
                 return;
+            search->left--;
             if (dump->file.ptr != NULL)
                 page = dump->file.ptr + offset;
             else if (kdmp_file_read(&dump->file, offset, copy, PAGE_SIZE, NULL)
@@ -201,7 +207,8 @@ enum kdmp_status
 kdmp_find_root(const struct kdmp_dump *dump, enum kdmp_paging paging,
                uint64_t *root_out)
 {
-    struct search search = {.dump = dump, .paging = paging};
+    struct search search = {
+        .dump = dump, .paging = paging, .left = MAX_LOOKED_AT};
 
     *root_out = 0;
     if (kdmp_paging_levels(paging) == 0)

@@ -22,7 +22,7 @@ load_bits(struct kdmp_dump *dump, uint64_t table, uint64_t bits,
     if (bits == 0 || bits > MAX_BITMAP_BITS)
         return kdmp_fail(
             err, KDMP_E_FORMAT, table,
-            "a bitmap of %" PRIu64 " frames; 1 to 2^36 are possible", bits);
+            "a bitmap of %" PRIu64 " frames; 1 to 2^34 are possible", bits);
     if (table > dump->file.size || size > dump->file.size - table)
         return kdmp_fail(err, KDMP_E_FORMAT, dump->file.size,
                          "the file ends inside the bitmap (0x%" PRIx64

@@ -11,8 +11,37 @@
 enum {
     ENTRY_SIZE = 16,
     METADATA_FROM = 0x20, /* MetadataSize counts from here ... */
-    TABLE_FROM = 0x30     /* ... and this much of it precedes the table */
+    TABLE_FROM = 0x30,    /* ... and this much of it precedes the table */
+    BLOCK_ENTRIES = 256   /* read at once */
 };
+
+/* Ranges: each costs some 100 bytes while the dump opens. */
+#define MAX_RANGES (UINT64_C(1) << 23)
+
+/* Part of the table, as it is in the file. */
+struct block {
+    uint64_t first; /* number of its first entry */
+    uint64_t count;
+    uint8_t bytes[BLOCK_ENTRIES * ENTRY_SIZE];
+};
+
+/* Entry number 'i' of 'limit', or NULL and the status. */
+static const uint8_t *
+table_entry(struct kdmp_dump *dump, struct block *block, uint64_t i,
+            uint64_t limit, enum kdmp_status *status, struct kdmp_error *err)
+{
+    uint64_t table = dump->info.header_size + TABLE_FROM;
+
+    if (i - block->first >= block->count) {
+        block->first = i;
+        block->count = min_u64(limit - i, BLOCK_ENTRIES);
+        *status = kdmp_file_read(&dump->file, table + i * ENTRY_SIZE,
+                                 block->bytes, block->count * ENTRY_SIZE, err);
+        if (*status != KDMP_OK)
+            return NULL;
+    }
+    return block->bytes + (i - block->first) * ENTRY_SIZE;
+}
 
 /* Check a range and make it '*run'. */
 static enum kdmp_status
@@ -38,16 +67,17 @@ static enum kdmp_status
 count_entries(struct kdmp_dump *dump, uint64_t limit, uint64_t *count_out,
               struct kdmp_error *err)
 {
-    uint64_t table = dump->info.header_size + TABLE_FROM, i;
+    struct block block = {.count = 0};
+    enum kdmp_status status = KDMP_OK;
+    uint64_t i;
 
     for (i = 0; i < limit; i++) {
-        uint8_t pfn[8];
-        enum kdmp_status status = kdmp_file_read(
-            &dump->file, table + i * ENTRY_SIZE, pfn, sizeof(pfn), err);
+        const uint8_t *entry =
+            table_entry(dump, &block, i, limit, &status, err);
 
-        if (status != KDMP_OK)
+        if (entry == NULL)
             return status;
-        if (load_le64(pfn) == 0)
+        if (load_le64(entry) == 0)
             break;
     }
     *count_out = i;
@@ -62,14 +92,15 @@ read_table(struct kdmp_dump *dump, struct kdmp_run *runs, uint64_t limit,
     struct kdmp_info *info = &dump->info;
     uint64_t table = info->header_size + TABLE_FROM, used = 0, total = 0, i;
     int counted = info->field[KDMP_F_DUMP_TYPE] == 0xa;
-    enum kdmp_status status;
+    struct block block = {.count = 0};
+    enum kdmp_status status = KDMP_OK;
 
     for (i = 0; i < limit; i++) {
         uint64_t where = table + i * ENTRY_SIZE, pfn, pages;
-        uint8_t entry[ENTRY_SIZE];
+        const uint8_t *entry =
+            table_entry(dump, &block, i, limit, &status, err);
 
-        status = kdmp_file_read(&dump->file, where, entry, sizeof(entry), err);
-        if (status != KDMP_OK)
+        if (entry == NULL)
             return status;
         pfn = load_le64(entry);
         pages = load_le64(entry + 8);
@@ -143,6 +174,10 @@ kdmp_load_ranges(struct kdmp_dump *dump, struct kdmp_error *err)
     status = count_entries(dump, limit, &limit, err);
     if (status != KDMP_OK)
         return status;
+    if (limit > MAX_RANGES)
+        return kdmp_fail(err, KDMP_E_FORMAT, table,
+                         "%" PRIu64 " ranges, above the limit of %" PRIu64,
+                         limit, MAX_RANGES);
 
     runs = kdmp_calloc(limit + 1, sizeof(*runs));
     if (runs == NULL)

@@ -20,6 +20,11 @@ enum {
 
 #define MAX_RAW_RUNS (UINT64_C(1) << 16)
 
+/* Segments of an ELF core may show the same bytes of the file as different
+ * frames, but not all of it more often than this: a small file could stand
+ * for terabytes otherwise. */
+#define MAX_TIMES_SHOWN 16u
+
 static uint32_t
 image_type_of(enum kdmp_machine machine)
 {
@@ -111,6 +116,13 @@ load_segments(struct kdmp_dump *dump, int is64, uint64_t table, uint64_t count,
     if (status == KDMP_OK)
         status = index_raw(dump, runs, used, err);
     kdmp_free(runs);
+    if (status == KDMP_OK
+        && dump->index.pages_available / MAX_TIMES_SHOWN > dump->file.size
+               >> PAGE_SHIFT)
+        return kdmp_fail(err, KDMP_E_FORMAT, table,
+                         "the segments of the ELF core show 0x%" PRIx64
+                         " pages, more than %u times the file",
+                         dump->index.pages_available, MAX_TIMES_SHOWN);
     return status;
 }
 

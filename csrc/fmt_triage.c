@@ -14,6 +14,9 @@
 
 /* Blocks are at most what a table may list; 16 bytes each in the file. */
 #define MAX_BLOCKS (UINT64_C(1) << 18)
+/* Ranges may show the same bytes of the file, but all together not more than
+ * this often the file: those behind that are left out. */
+#define MAX_TIMES_SHOWN 16u
 /* Besides the blocks: stack, data page, KDBG, processor, thread, process. */
 #define OTHER_RANGES 6
 
@@ -97,6 +100,7 @@ add_range(struct kdmp_dump *dump, uint64_t address, uint64_t size,
           uint64_t offset, enum kdmp_va_origin origin)
 {
     struct kdmp_va_range *range = &dump->va_ranges[dump->va_range_count];
+    uint64_t shown;
 
     if (dump->info.pointer_size == 4) {
         address &= UINT32_MAX;
@@ -105,6 +109,10 @@ add_range(struct kdmp_dump *dump, uint64_t address, uint64_t size,
     if (offset == 0 || size == 0 || offset >= dump->file.size
         || address >= UINT64_MAX - size)
         return;
+    shown = min_u64(size, dump->file.size - offset);
+    if (dump->va_bytes + shown > mul_sat(dump->file.size, MAX_TIMES_SHOWN))
+        return;
+    dump->va_bytes += shown;
     range->address = address;
     range->size = size;
     range->file_offset = offset;

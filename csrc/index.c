@@ -162,6 +162,28 @@ sweep_runs(struct kdmp_index *index, const struct ordered_run *runs,
     }
 }
 
+/* The segments of runs that overlap or are in no order; -1 without memory. */
+static int
+sort_runs(struct kdmp_index *index, const struct kdmp_run *runs, uint64_t count)
+{
+    struct ordered_run *sorted = kdmp_calloc(count, sizeof(*sorted));
+    uint64_t *heap = kdmp_calloc(count, sizeof(*heap));
+    int failed = sorted == NULL || heap == NULL;
+    uint64_t i;
+
+    for (i = 0; !failed && i < count; i++) {
+        sorted[i].run = runs[i];
+        sorted[i].order = i;
+    }
+    if (!failed) {
+        qsort(sorted, (size_t)count, sizeof(*sorted), compare_runs);
+        sweep_runs(index, sorted, count, heap);
+    }
+    kdmp_free(sorted);
+    kdmp_free(heap);
+    return failed ? -1 : 0;
+}
+
 static enum kdmp_status
 build_directory(struct kdmp_index *index)
 {
@@ -192,8 +214,6 @@ kdmp_index_runs(struct kdmp_index *index, unsigned unit_shift,
                 const struct kdmp_run *runs, uint64_t count, uint64_t file_size,
                 uint64_t *overlapped_out)
 {
-    struct ordered_run *sorted;
-    uint64_t *heap;
     uint64_t claimed = 0, i;
     int ordered = 1;
 
@@ -203,26 +223,19 @@ kdmp_index_runs(struct kdmp_index *index, unsigned unit_shift,
         return KDMP_OK;
     if (count > UINT32_MAX / 2)
         return KDMP_E_NOMEM;
-    sorted = kdmp_calloc(count, sizeof(*sorted));
-    heap = kdmp_calloc(count, sizeof(*heap));
-    index->segments = kdmp_calloc(2 * count, sizeof(*index->segments));
-    if (sorted == NULL || heap == NULL || index->segments == NULL) {
-        kdmp_free(sorted);
-        kdmp_free(heap);
-        return KDMP_E_NOMEM;
-    }
     for (i = 0; i < count; i++) {
-        sorted[i].run = runs[i];
-        sorted[i].order = i;
         claimed += runs[i].count;
         if (i > 0 && runs[i].pfn < run_end(&runs[i - 1]))
             ordered = 0;
     }
-    if (!ordered)
-        qsort(sorted, (size_t)count, sizeof(*sorted), compare_runs);
-    sweep_runs(index, sorted, count, heap);
-    kdmp_free(sorted);
-    kdmp_free(heap);
+    index->segments =
+        kdmp_calloc(ordered ? count : 2 * count, sizeof(*index->segments));
+    if (index->segments == NULL)
+        return KDMP_E_NOMEM;
+    if (!ordered && sort_runs(index, runs, count) < 0)
+        return KDMP_E_NOMEM;
+    for (i = 0; ordered && i < count; i++)
+        append_segment(index, &runs[i], runs[i].pfn, run_end(&runs[i]));
 
     for (i = 0; i < index->segment_count; i++) {
         struct kdmp_segment *segment = &index->segments[i];

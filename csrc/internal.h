@@ -83,6 +83,7 @@ struct kdmp_dump {
     uint64_t triage[KDMP_TRIAGE_FIELD_COUNT];
     struct kdmp_va_range *va_ranges; /* triage dumps: all, as found */
     uint64_t va_range_count;
+    uint64_t va_bytes;          /* that all of them show of the file */
     struct kdmp_index va_index; /* ... and in units of bytes, merged */
     uint8_t *bitmap_copy;       /* the bitmap, when the file is not mapped */
 };

@@ -708,6 +708,7 @@ class ReaderBase:
 
         In the host's byte order: start, size, page_size and pa as u64, flags as u32 (1
         writable, 2 executable, 4 user), the number of the state as u8, 3 unused bytes.
+        KdmpError for more than 2**24 ranges; `mappings` has no such limit.
         """
     def find_frame(
         self, pfn: SupportsIndex, start: SupportsIndex = 0, last: SupportsIndex | None = None

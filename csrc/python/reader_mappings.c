@@ -8,6 +8,9 @@
 
 /* Fetched from the core at once. */
 #define BATCH 64
+/* Ranges that a buffer holds, 640 MiB; there is no end to those that the
+ * iterator gives, one by one. */
+#define MAX_BUFFERED ((size_t)1 << 24)
 /* Numbers of states there can be. */
 #define STATES 16
 
@@ -42,15 +45,27 @@ reader_bounds(ReaderObject *self, PyObject *start, PyObject *end,
     return 0;
 }
 
+/* Those that the file or the overlay can hold, each several times, since there
+   are self maps and shared tables, but not without end; and never more than map
+   16 TiB. */
+#define MAX_TABLES ((uint64_t)1 << 23)
+
 int
 reader_table_limit(ReaderObject *self, uint64_t *limit_out)
 {
+    uint64_t pages;
+
     if (self->dump == NULL)
         return reader_not_initialised();
     if (dump_pin(self->dump) < 0)
         return -1;
-    *limit_out = 8 * kdmp_get_info(self->dump->handle)->pages_described + 0x800;
+    pages = kdmp_get_info(self->dump->handle)->pages_available;
+    if (self->overlay != NULL && self->overlay->handle != NULL)
+        pages += kdmp_overlay_count(self->overlay->handle);
     dump_unpin(self->dump);
+    *limit_out = 8 * pages + 0x800;
+    if (*limit_out > MAX_TABLES)
+        *limit_out = MAX_TABLES;
     return 0;
 }
 
@@ -261,7 +276,8 @@ const char reader_mappings_buffer_doc[] = PyDoc_STR(
     "In the host's byte order: start, size, page_size and pa as u64, flags as "
     "u32 (1\n"
     "writable, 2 executable, 4 user), the number of the state as u8, 3 unused "
-    "bytes.");
+    "bytes.\n"
+    "KdmpError for more than 2**24 ranges; `mappings` has no such limit.");
 
 PyObject *
 reader_mappings_buffer(PyObject *op, PyObject *const *args, Py_ssize_t nargs,
@@ -283,6 +299,14 @@ reader_mappings_buffer(PyObject *op, PyObject *const *args, Py_ssize_t nargs,
     bytes = PyBytes_FromStringAndSize(NULL, (Py_ssize_t)(room * each));
     while (bytes != NULL && ((!cursor.done && !over) || cursor.has_pending)) {
         if (room - count < BATCH) {
+            if (room >= MAX_BUFFERED) {
+                raise_text(self->state->errors[E_KDMP],
+                           "more than %llu ranges are mapped; mappings() gives "
+                           "them one by one",
+                           (unsigned long long)MAX_BUFFERED);
+                Py_CLEAR(bytes);
+                break;
+            }
             room *= 2;
             if (_PyBytes_Resize(&bytes, (Py_ssize_t)(room * each)) < 0)
                 return NULL;
