@@ -45,6 +45,10 @@ from kdmp.packed.zips import ZipArchive
 __all__ = ["SIGNATURE_SIZE", "Unpacked", "container_of", "unpack"]
 
 _MAX_DEPTH = 3
+# What is unpacked without being told otherwise: 512 bytes of bzip2 stand for as many MiB as one likes.
+_ALWAYS_ALLOWED = 8 << 30  # bytes, however small the packed file is
+_MAX_RATIO = 256  # more for a larger file, but not more than this
+_MAX_UNPACKED = 1 << 40
 _HEAD_SIZE = 64
 _REPORT_EVERY = 1 << 20  # unpacked bytes between two calls of the progress callback
 
@@ -131,7 +135,10 @@ class _Sink:
 
     def write(self, data: bytes) -> None:
         if len(data) > self._max_size - self.size:
-            raise FormatError(f"the file unpacks to more than the limit of {self._max_size} bytes (max_size)")
+            raise FormatError(
+                f"the file unpacks to more than the limit of {self._max_size} bytes (max_size of "
+                "kdmp.packed.unpack)"
+            )
         self.size += len(data)
         if self._file is None and self.size < self._memory_limit:
             self._buffer += data
@@ -376,7 +383,7 @@ def unpack(
     progress: Callable[[int, int], object] | None = None,
     memory_limit: int = 64 << 20,
     directory: str | os.PathLike[str] | None = None,
-    max_size: int = 1 << 40,
+    max_size: int | None = None,
     member: str | None = None,
     any_content: bool = False,
 ) -> Unpacked | None:
@@ -385,7 +392,8 @@ def unpack(
     `source` is a path, a binary file object that can read and seek (the container begins at offset 0; its
     position is kept), or a bytes-like object. Containers inside each other are unpacked up to a depth of
     three. Less than `memory_limit` bytes stay in memory; more go to a temporary file in `directory`
-    (default: where `tempfile` puts them). More than `max_size` bytes are refused.
+    (default: where `tempfile` puts them). More than `max_size` bytes are refused; without it, more than
+    256 times the size of the packed file, where 8 GiB are always allowed and more than 1 TiB never.
 
     `progress(done, total)` is called now and then with bytes of packed input; an exception it raises
     ends the unpacking, and nothing stays behind.
@@ -403,10 +411,12 @@ def unpack(
     folder = None if directory is None else os.fspath(directory)
 
     def make_sink() -> _Sink:
-        return _Sink(memory_limit, max_size, folder)
+        return _Sink(memory_limit, limit, folder)
 
     with contextlib.ExitStack() as stack:
         reader = Input(stack.enter_context(_opened(source)), progress)
+        limit = min(max(_ALWAYS_ALLOWED, _MAX_RATIO * reader.size), _MAX_UNPACKED)
+        limit = limit if max_size is None else max_size
         kind = container_of(read_exactly(reader.read, SIGNATURE_SIZE))
         if kind is None:
             return None

@@ -41,6 +41,8 @@ _MAX_NAME = 256
 
 _MAX_BLOCK = 0x8000  # unpacked
 _MAX_PACKED = _MAX_BLOCK + 6144  # what FDI accepts as the size of a packed block
+# Blocks that are unpacked to look into the files, of all folders, which can have the same ones: 8 GiB.
+_MAX_LOOKED_AT = 1 << 18
 
 
 class _Folder(NamedTuple):
@@ -114,6 +116,7 @@ class CabArchive:
         folder, start, window = -1, 0, b""  # the window is what was unpacked last, from `start` on
         blocks: Iterator[bytes] = iter(())
         problem: Damage | NotSupported | None = None
+        left = _MAX_LOOKED_AT
         for member in order:
             file = self._files[member.index]
             if file.folder != folder:
@@ -126,6 +129,10 @@ class CabArchive:
                 passed = min(len(window), file.offset - start)
                 window, start = window[passed:], start + passed
                 if start == file.offset and len(window) >= size_here:
+                    break
+                left -= 1
+                if left < 0:
+                    problem = NotSupported(f"the file lies behind {_MAX_LOOKED_AT} blocks of the cabinet")
                     break
                 try:
                     block = next(blocks, None)

@@ -115,6 +115,7 @@ class Input:
         self._callback = callback
         self._read = 0
         self.error: OSError | None = None  # the last one of `read`: zipfile hides some
+        self.most: int | None = None  # bytes that one `read` may ask for; None: any number
         self._total = self.size = file.seek(0, 2)
         file.seek(0)
 
@@ -125,6 +126,8 @@ class Input:
         return self._file.seek(0, 1)
 
     def read(self, size: int = -1, /) -> bytes:
+        if self.most is not None and size > self.most:
+            raise Damage(f"{size} bytes are to be read at once; the limit is {self.most}")
         try:
             data = self._file.read(size)
         except OSError as exc:

@@ -6,7 +6,9 @@ SPDX-License-Identifier: MIT
 """
 
 import io
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
 
 from kdmp.symbols.places import is_zip
 
@@ -20,6 +22,7 @@ MAX_SIZE = 64 << 20
 
 _INSIDE = (".json", ".json.xz", ".json.gz", ".json.bz2")  # of an archive
 _MAX_MEMBERS = 200_000
+_MAX_DIRECTORY = 32 << 20  # bytes of an archive's directory, of which zipfile makes some twelve times as much
 _XZ_MEMORY = 256 << 20  # for its dictionary
 _STORED, _DEFLATED, _BZIP2 = 0, 8, 12  # zip: the methods that bound the memory they take
 
@@ -51,11 +54,30 @@ def _bounded(data: bytes) -> bytes:
     return data
 
 
-def _archive(path: str) -> "ZipFile":
+class _ArchiveFile(io.FileIO):
+    """A file of which zipfile cannot read a directory of any size at once."""
+
+    most: int | None = _MAX_DIRECTORY
+
+    def read(self, size: int | None = -1, /) -> Any:
+        if self.most is not None and size is not None and size > self.most:
+            raise ValueError(f"a zip archive with a directory of {size} bytes")
+        return super().read(size)
+
+
+@contextmanager
+def _archive(path: str) -> "Iterator[ZipFile]":
+    with _ArchiveFile(path) as file:
+        archive = _opened(file)
+        file.most = None
+        yield archive
+
+
+def _opened(file: io.FileIO) -> "ZipFile":
     import zipfile
 
     try:
-        return zipfile.ZipFile(path)
+        return zipfile.ZipFile(file)
     except (zipfile.BadZipFile, NotImplementedError, EOFError, OverflowError, LookupError) as error:
         raise ValueError(f"a damaged zip archive: {error}") from error
 
