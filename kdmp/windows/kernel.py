@@ -36,6 +36,7 @@ MAX_BACK = 32 << 20
 _EXPORTED_AS = "ntoskrnl.exe"  # of every variant of the kernel
 _MAX_PAGES = 1 << 16  # looked at in all scans together
 _MAX_EVERYWHERE = 1 << 22  # pages looked at when there is no anchor at all
+_MAX_IMAGES = 1 << 14  # ... of which so many may begin as an image does
 _IMAGES = 0xFFFFF80000000000  # 64-bit kernels and drivers lie above it
 _MACHINES = {"x64": 0x8664, "x86": 0x14C, "arm64": 0xAA64}
 _MAX_PROCESSORS = 8  # asked for their saved state
@@ -261,13 +262,15 @@ class _Search:
     def _everywhere(self) -> Iterator[int]:
         """Pages that begin as an image does, in what of the kernel's half can hold images."""
         first = _IMAGES if self.width == 8 else 0x80000000
+        looked_at = images = 0
         try:
             for entry in self.reader.mappings(first, half="kernel", states=("valid", "transition")):
                 for va in range(entry.start, entry.start + entry.size, 0x1000):
-                    if len(self.seen) >= _MAX_EVERYWHERE:
+                    if looked_at >= _MAX_EVERYWHERE or images >= _MAX_IMAGES:
                         return
-                    self.seen.add(va)
+                    looked_at += 1
                     if self.reader.try_read_exact(va, 2) == b"MZ":
+                        images += 1
                         yield va
         except (KdmpError, ValueError, OverflowError):
             return

@@ -18,7 +18,13 @@ from kdmp._kdmp import FormatError, Gap, KdmpError, TranslationError
 from kdmp.extract import pieces
 from kdmp.reader import Reader
 from kdmp.windows.userbase import UserProcess
-from kdmp.windows.vadpages import SECTION_TYPES, asks_vad, decode_prototype, section_runs
+from kdmp.windows.vadpages import (
+    MAX_SUBSECTIONS,
+    SECTION_TYPES,
+    asks_vad,
+    decode_prototype,
+    section_runs,
+)
 from kdmp.windows.vads import Vad, VadProcess, find
 
 if TYPE_CHECKING:
@@ -72,6 +78,7 @@ class ProcessMemory:
         self._starts = [vad.start for vad in self._views]
         self._known: dict[int, list[Resident]] = {}
         self._left = MAX_PROTOTYPES
+        self._subsections = [MAX_SUBSECTIONS]  # that may still be looked at
 
     # ---- as a reader ----
 
@@ -149,7 +156,7 @@ class ProcessMemory:
         """Virtual and physical address of the resident pages of a view."""
         layout = self._windows.dump.pte_layout
         width = layout.size if layout is not None else 8
-        for start, stop, first in section_runs(vad):
+        for start, stop, first in section_runs(vad, self._subsections):
             count = min((stop - start) // _PAGE, self._left)
             self.cut |= count < (stop - start) // _PAGE
             self._left -= count

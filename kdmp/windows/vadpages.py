@@ -8,6 +8,7 @@ LastContiguousPte: the subsections' chain (_SUBSECTION).
 SPDX-License-Identifier: MIT
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -28,6 +29,10 @@ __all__ = [
 
 _PAGE = 0x1000
 _MAX_RUNS = 1 << 12  # of one view
+# What readers look at by themselves to read pages that the page tables do not know: VADs of all processes
+# of a session, and subsections of the views of one process.
+_MAX_LOOKED_AT = 1 << 21
+MAX_SUBSECTIONS = 1 << 18
 SECTION_TYPES = (0, 2)  # VadType of views with prototype PTEs of 4 KiB pages: None, ImageMap
 
 
@@ -280,12 +285,17 @@ def section_views(reader: Reader) -> bytes:
     found: list[tuple[int, int, int]] = []
     try:
         process = owner(reader)
-        listing = [] if process is None else vads(process)
+        if process is None:
+            return b""
+        spent: list[int] = process.windows.once("VADs of readers", lambda: [0])
+        listing = vads(process) if spent[0] < _MAX_LOOKED_AT else []
     except (KdmpError, OverflowError):
         return b""
+    spent[0] += len(listing)
+    budget = [MAX_SUBSECTIONS]
     for vad in listing:
         if not vad.private and vad.type_value in SECTION_TYPES:
-            found += section_runs(vad)
+            found += section_runs(vad, budget)
     found.sort()
     end, kept = 0, []
     for run in found:  # of two that overlap neither is sure; the first stays
@@ -295,31 +305,53 @@ def section_views(reader: Reader) -> bytes:
     return b"".join(number.to_bytes(8, "little") for run in kept for number in run)
 
 
-def section_runs(vad: Vad) -> list[tuple[int, int, int]]:
-    """The parts of a view whose prototype PTEs follow each other."""
-    size = vad.windows.dump.pte_layout.size if vad.windows.dump.pte_layout is not None else 8
+def section_runs(vad: Vad, budget: list[int]) -> list[tuple[int, int, int]]:
+    """The parts of a view whose prototype PTEs follow each other, as far as they are known.
+
+    The subsections looked at are taken from `budget`, a list of one number.
+    """
     runs: list[tuple[int, int, int]] = []
-    va = vad.start
     try:
-        while va <= vad.end and len(runs) < _MAX_RUNS:
-            first = prototype_address(vad, va)
-            pages = _contiguous(vad, va, first, size)
+        for va, pages, first in _parts(vad, budget):
             runs.append((va, va + pages * _PAGE, first))
-            va += pages * _PAGE
+            if len(runs) == _MAX_RUNS:
+                break
     except (KdmpError, OverflowError):
         pass  # what is known is known
     return runs
 
 
-def _contiguous(vad: Vad, va: int, first: int, size: int) -> int:
-    """How many pages from `va` on have their prototype PTEs behind the one at `first`."""
+def _parts(vad: Vad, budget: list[int]) -> Iterator[tuple[int, int, int]]:
+    """Yield address, number of pages and address of the first prototype PTE of each part, in one walk along
+    the subsections; their number is taken from `budget`."""
+    windows = vad.windows
+    size = windows.dump.pte_layout.size if windows.dump.pte_layout is not None else 8
+    first, done, total = prototype_address(vad, vad.start), 0, vad.size // _PAGE
     last = vad.last_contiguous_pte
-    rest = (vad.end - va) // _PAGE + 1
-    if last is not None and vad.first_prototype_pte is not None and vad.first_prototype_pte <= first <= last:
-        return min((last - first) // size + 1, rest)
+    if last is not None and first <= last:
+        done = min((last - first) // size + 1, total)
+        yield vad.start, done, first
     subsection = vad.subsection
-    for part in walk_subsections(vad.windows, subsection.address) if subsection is not None else ():
+    if done == total or subsection is None:
+        return
+    begin: int | None = None  # of the view, counted in pages from the first subsection on
+    behind = 0  # pages of the subsections before
+    for part in walk_subsections(windows, subsection.address):
         base, count = part.pte_base, part.pte_count
-        if base is not None and count is not None and base <= first < base + count * size:
-            return min((base + count * size - first) // size, rest)
-    return 1
+        budget[0] -= 1
+        if base is None or count is None or budget[0] < 0:
+            return
+        if begin is None:
+            if not base <= first < base + count * size or (first - base) % size:
+                return
+            begin = (first - base) // size
+        at = begin + done - behind
+        behind += count
+        if at < count:
+            if not base:
+                return
+            pages = min(count - at, total - done)
+            yield vad.start + done * _PAGE, pages, _within(windows, base + at * size, size)
+            done += pages
+            if done == total:
+                return

@@ -174,13 +174,25 @@ def find(process: VadProcess, va: int) -> Vad | None:
             address, high = head.left, head.start_vpn - 1
         else:
             address, low = head.right, head.end_vpn + 1
-    every = vads(process)
+    every = _again(process)
     for vad in every:
         if vad.contains(va):
             return vad
     if every.problems and tree.count != len(every):  # else none is lost
         raise FormatError(f"the tree of VADs is damaged: {every.problems[0].why}")
     return None
+
+
+def _again(process: VadProcess) -> Listing[Vad]:
+    """All VADs of a process with a damaged tree, which those who go through its pages ask for each of them:
+    those of the process asked for last are kept."""
+    kept: dict[int, Listing[Vad]] = process.windows.once("damaged VADs", dict)
+    found = kept.get(process.address)
+    if found is None:
+        found = vads(process)
+        kept.clear()
+        kept[process.address] = found
+    return found
 
 
 # ---- pages that only a VAD leads to ----
