@@ -9,6 +9,7 @@ import io
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from kdmp._headers import LAYOUT64, layout_for
@@ -26,6 +27,7 @@ __all__ = ["KINDS", "RAW", "ConversionReport", "LeftOut", "convert"]
 
 _PAGE = 0x1000
 _CHUNK_PAGES = 256  # 1 MiB at a time
+_MAX_RUNS = 1 << 22  # of frames, listed before the first is written
 _MAX_FILE = 1 << 62  # bytes; what the file system allows is usually less
 
 RAW = "raw"
@@ -168,7 +170,9 @@ def _choose_runs(memory: Memory, kind: DumpKind | str) -> tuple[list[tuple[int, 
     dump, lost = memory.dump, memory.lost()
     if lost:
         left_out.append(LeftOut(lost, "beyond the end of the file, which is cut short"))
-    runs = list(memory.runs())
+    runs = list(islice(memory.runs(), _MAX_RUNS + 1))
+    if len(runs) > _MAX_RUNS:
+        raise UnsupportedDumpError(f"the frames of this dump are in more than {_MAX_RUNS} runs")
     if kind in _RANGES and runs and runs[0][0] == 0:
         left_out.append(LeftOut(1, "a dump of kind 8, 9 or 0xA cannot hold frame 0"))
         runs[0] = (1, runs[0][1] - 1)

@@ -14,6 +14,8 @@ from itertools import accumulate
 from operator import index
 from typing import TYPE_CHECKING, Any, NamedTuple, SupportsIndex, overload
 
+from kdmp._kdmp import UnsupportedDumpError
+
 if TYPE_CHECKING:
     from kdmp.dump import Dump
     from kdmp.pfn import PfnEntry
@@ -22,6 +24,7 @@ __all__ = ["ByteChange", "FrameChange", "FrameDiff", "FrameSet", "compare_frames
 
 _PAGE = 0x1000
 _WINDOW = 1 << 14  # frames that are compared by one call: 64 MiB
+_MAX_RUNS = 1 << 24  # of frames that differ; 16 bytes each
 _CHANGED, _ONLY_FIRST, _ONLY_SECOND = 1, 2, 3  # enum kdmp_frame_change
 
 _Found = tuple[bytes, tuple[int, int, int, int, int]]
@@ -187,7 +190,8 @@ def _windows(first: "Dump", second: "Dump") -> Iterator[tuple[int, int]]:
 def compare_frames(first: "Dump", second: "Dump", *, threads: SupportsIndex | None = None) -> FrameDiff:
     """Compare all frames of two dumps by content, with several threads (default: one a processor).
 
-    Raises UnsupportedDumpError for triage dumps, which hold no frames, and for encrypted ones; OSError if a
+    Raises UnsupportedDumpError for triage dumps, which hold no frames, for encrypted ones, and if what
+    differs is in more than 2**24 runs of frames; OSError if a
     file cannot be read; ValueError if `threads` is below 1.
     """
     workers = (os.cpu_count() or 1) if threads is None else index(threads)
@@ -204,6 +208,8 @@ def compare_frames(first: "Dump", second: "Dump", *, threads: SupportsIndex | No
         numbers = memoryview(data).cast("Q")
         for at in range(0, len(numbers), 3):
             sets[numbers[at + 2]]._add(numbers[at], numbers[at + 1])
+        if sum(len(frames._firsts) for frames in sets.values()) > _MAX_RUNS:
+            raise UnsupportedDumpError(f"the dumps differ in more than {_MAX_RUNS} runs of frames")
     return FrameDiff(counts[0], sets[_CHANGED], sets[_ONLY_FIRST], sets[_ONLY_SECOND], counts[4])
 
 
