@@ -48,6 +48,7 @@ _MAX_FRAME = 1 << 40
 _MAX_FRAMES = 1 << 32  # 16 TiB of RAM; a list of RAM that has more is not believed
 _MAX_RUNS = 4096
 _HEADER_RUNS = {8: 43, 4: 86}  # so many runs fit into the header; there may be more
+_MAX_ROWS = 1 << 26  # of an array: 256 GiB of RAM, 3.5 GB
 _CHUNK = 1 << 16  # entries a read
 _FIRST_RANDOM_BASE = 14393  # before, the database and the self map were at fixed addresses
 _FIXED_BASE, _FIXED_PTE_BASE = 0xFFFFFA8000000000, 0xFFFFF68000000000
@@ -630,8 +631,10 @@ class PfnDatabase:
         """Entries of RAM frames from `start` up to `stop`: the first one's number, bytes, missing ones.
 
         Missing ones are (first index, index after the last, whether the database has no page there).
+        KdmpError if page tables that refer to each other show more entries than the file has room for.
         """
         size = self.layout.size
+        left = 2 * self._dump.file_size // size + _CHUNK
         for run, count in self.ram:
             for first in range(max(run, start), min(run + count, stop), _CHUNK):
                 frames = min(_CHUNK, run + count - first, stop - first)
@@ -645,6 +648,9 @@ class PfnDatabase:
                     low, high = gap.address - address, gap.address + gap.size - address
                     absent = isinstance(gap.reason, NotPresentError)
                     missing.append((low // size, -(-high // size), absent))
+                left -= frames - sum(last - low for low, last, _ in missing)
+                if left < 0:
+                    raise KdmpError("the PFN database has more entries than the file has room for")
                 yield first, data, missing
 
     def summary(self) -> PfnSummary:
@@ -658,6 +664,9 @@ class PfnDatabase:
         keys: Counter[int] = Counter()
         for _, data, missing in self._chunks(0, _MAX_FRAME):
             frames = len(data) // size
+            if len(missing) == 1 and missing[0][:2] == (0, frames):
+                keys[_NO_RAM if missing[0][2] and not known else _UNKNOWN] += frames
+                continue
             # Each byte of the number is the key of an entry.
             joined = 0
             for offset, table in tables.items():
@@ -710,7 +719,7 @@ class PfnDatabase:
         Columns: pfn, known (False: the entry is not in the dump, the rest is 0), state (index into STATES),
         cache (into CACHE_ATTRIBUTES), modified, prototype, share, reference, pte (address, lock bits
         removed), pte_frame, original_pte. About 50 bytes a frame: take a large machine in parts. Raises
-        ImportError without numpy.
+        ImportError without numpy, ValueError for more than 2**26 frames.
         """
         try:
             import numpy as np
@@ -729,8 +738,12 @@ class PfnDatabase:
             "pte": "PteAddress", "pte_frame": "PteFrame", "original_pte": "OriginalPte",
         }  # fmt: skip
         size = self.layout.size
+        end = _MAX_FRAME if stop is None else stop
+        rows = sum(max(0, min(first + count, end) - max(first, start)) for first, count in self.ram)
+        if rows > _MAX_ROWS:
+            raise ValueError(f"an array of {rows} frames; the limit is {_MAX_ROWS}: ask for a part of them")
         parts = []
-        for first, data, missing in self._chunks(start, _MAX_FRAME if stop is None else stop):
+        for first, data, missing in self._chunks(start, end):
             part = np.zeros(len(data) // size, spec)
             for column, name in columns.items():
                 if name in self.layout:

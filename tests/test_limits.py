@@ -20,10 +20,11 @@ from pathlib import Path
 import dumpbuilder
 import pytest
 from dumpbuilder import HEADER, PAGE
+from pfndumps import Machine
 from test_vads import PROTOTYPES, SUBSECTION, put_subsection, view
 
 import kdmp
-from kdmp import convert, packed, series_frames
+from kdmp import convert, packed, pfn, series_frames
 from kdmp.packed import cab, unpack, zips
 from kdmp.symbols import isf_file
 from kdmp.windows import vadpages, vads
@@ -497,3 +498,31 @@ def test_comparing_more_runs_than_can_be_kept(monkeypatch, tmp_path):
         pytest.raises(kdmp.UnsupportedDumpError, match="1000 runs"),
     ):
         series_frames.compare_frames(one, other, threads=1)
+
+
+def test_more_pfn_entries_than_the_file_has_room_for(monkeypatch):
+    """What page tables that refer to each other show ends; arrays of too many frames are refused."""
+    machine = Machine()
+    machine.kdbg(runs=[(0, 0x40)])
+    dump = kdmp.open(machine.dump())
+    total = dump.pfns.summary().total
+    with monkeypatch.context() as small:
+        small.setattr(pfn, "_MAX_ROWS", 1)
+        with pytest.raises(ValueError, match="the limit is 1"):
+            dump.pfns.arrays()
+    monkeypatch.setattr(pfn, "_CHUNK", 1)
+    with pytest.raises(kdmp.KdmpError, match="room for"):
+        pfn.PfnDatabase(SmallFile(dump)).summary()
+    assert total > 1
+
+
+class SmallFile:
+    """A dump that says its file is empty."""
+
+    file_size = 0
+
+    def __init__(self, dump):
+        self._dump = dump
+
+    def __getattr__(self, name):
+        return getattr(self._dump, name)
