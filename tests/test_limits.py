@@ -286,6 +286,22 @@ assert reader.dump.windows.kernel_base is None
     )
 
 
+def test_tables_made_up_in_an_overlay():
+    """More of them than the dump has frames are no endless loop."""
+    count, overlay = 5 * 512, kdmp.open(dumpbuilder.runs_dump([(0, 1)])).overlay()
+    root, upper, directories, tables = 0x1000, 0x1001, 0x1002, 0x2000
+    for frame in (root, upper, *range(directories, directories + 5), *range(tables, tables + count)):
+        overlay.create_frame(frame)
+    phys = overlay.phys
+    phys.write_u64(root << 12, upper << 12 | 3)
+    phys.write(upper << 12, struct.pack("<5Q", *(directories + k << 12 | 3 for k in range(5))))
+    for k in range(count):
+        phys.write_u64((directories << 12) + 8 * k, tables + k << 12 | 3)
+        phys.write_u64(tables + k << 12, 0x3)
+    ranges = list(overlay.reader(dtb=root << 12).mappings())
+    assert [one.start for one in ranges] == [k << 21 for k in range(count)]
+
+
 @pytest.mark.slow
 def test_ranges_of_a_buffer_end(limited, tmp_path):
     """More than 2^24 ranges are not put into one buffer."""
