@@ -9,6 +9,9 @@
 
 #include "internal.h"
 
+/* Bits of a bitmap that must be copied, because the file is not mapped. */
+#define MAX_COPIED_BITS (UINT64_C(1) << 34)
+
 /* The bitmap itself: 'bits' bits at file offset 'table'. */
 static enum kdmp_status
 load_bits(struct kdmp_dump *dump, uint64_t table, uint64_t bits,
@@ -22,7 +25,7 @@ load_bits(struct kdmp_dump *dump, uint64_t table, uint64_t bits,
     if (bits == 0 || bits > MAX_BITMAP_BITS)
         return kdmp_fail(
             err, KDMP_E_FORMAT, table,
-            "a bitmap of %" PRIu64 " frames; 1 to 2^34 are possible", bits);
+            "a bitmap of %" PRIu64 " frames; 1 to 2^36 are possible", bits);
     if (table > dump->file.size || size > dump->file.size - table)
         return kdmp_fail(err, KDMP_E_FORMAT, dump->file.size,
                          "the file ends inside the bitmap (0x%" PRIx64
@@ -40,6 +43,11 @@ load_bits(struct kdmp_dump *dump, uint64_t table, uint64_t bits,
                          info->first_page);
     if (dump->file.ptr != NULL) {
         bitmap = dump->file.ptr + table;
+    } else if (bits > MAX_COPIED_BITS) {
+        return kdmp_fail(err, KDMP_E_UNSUPPORTED, table,
+                         "a bitmap of %" PRIu64
+                         " frames can be read only where the file is mapped",
+                         bits);
     } else {
         dump->bitmap_copy = kdmp_calloc(size, 1);
         if (dump->bitmap_copy == NULL)

@@ -15,11 +15,12 @@
 #include "kdmp.h"
 
 /* Limits on what a file may claim.  Pages: 64 TiB of stored memory.  Frame
- * numbers: the 52-bit physical address space.  Bits: 64 TiB of addresses; the
- * bitmap of that, 2 GiB, can be a hole in a file and cost its maker nothing. */
+ * numbers: the 52-bit physical address space.  Bits: 256 TiB of
+ * addresses; the bitmap of that, 8 GiB, can be a hole in a file and cost its
+ * maker nothing. */
 #define MAX_PAGES (UINT64_C(1) << 34)
 #define MAX_PFN (UINT64_C(1) << 40)
-#define MAX_BITMAP_BITS (UINT64_C(1) << 34)
+#define MAX_BITMAP_BITS (UINT64_C(1) << 36)
 
 /* Words of 64 bits that one entry of 'super' covers: few enough that the
  * relative counts fit in 16 bits. */
