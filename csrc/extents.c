@@ -71,7 +71,8 @@ emit(struct gathering *g, const struct kdmp_stretch *next)
 {
     struct kdmp_extent_cursor *cursor = g->cursor;
 
-    if (cursor->has_pending && joins(&cursor->pending, next)) {
+    if (cursor->has_pending && joins(&cursor->pending, next)
+        && cursor->pending.length < cursor->most) {
         cursor->pending.length += next->length;
         return 0;
     }
@@ -98,8 +99,7 @@ step_frames(struct gathering *g, uint64_t paddr, uint64_t want)
     enum kdmp_status status;
 
     spend(g, LOCATE_COST);
-    if (g->plain == NULL)
-        want = min_u64(want, LOCATE_MOST);
+    want = min_u64(want, g->plain == NULL ? LOCATE_MOST : g->cursor->most);
     status = g->source->locate(g->source, paddr, want, &extent);
     stretch.address =
         g->mmu != NULL ? mmu_canonical(g->mmu, g->position) : g->position;
@@ -457,6 +457,8 @@ kdmp_next_extents(const struct kdmp_space *space,
     g.tables.mmu = g.mmu;
     g.tables.source = g.source;
     cursor->last = min_u64(cursor->last, kdmp_last_address(space->paging));
+    if (cursor->most == 0)
+        cursor->most = UINT64_MAX;
     if (cursor->next > cursor->last)
         cursor->done = 1;
     if (!cursor->done && g.mmu != NULL)

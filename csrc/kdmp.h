@@ -700,13 +700,15 @@ struct kdmp_stretch {
 /*
  * A place in an enumeration of stretches.  Set 'next' and 'last' to the first
  * and the last address, 'tables_left' as in struct kdmp_map_cursor, and the
- * rest to 0.  'met_vad' is set when an entry leaves its page to a VAD that
- * the space has no view of.
+ * rest to 0.  With 'most' not 0 nothing is joined to a stretch that has so many
+ * bytes: it is given earlier.  'met_vad' is set when an entry leaves its page
+ * to a VAD that the space has no view of.
  */
 struct kdmp_extent_cursor {
     uint64_t next;
     uint64_t last;
     uint64_t tables_left;
+    uint64_t most;
     uint8_t done; /* nothing follows but what is pending */
     uint8_t has_pending;
     uint8_t met_vad;
@@ -727,6 +729,106 @@ enum kdmp_status kdmp_next_extents(const struct kdmp_space *space,
                                    struct kdmp_extent_cursor *cursor,
                                    struct kdmp_stretch *out, size_t room,
                                    size_t *count_out);
+
+/* Bytes to find: byte b fits value v if (b & m) == (v & m).  No mask: all bits
+ * count. */
+struct kdmp_pattern {
+    const uint8_t *bytes;
+    const uint8_t *mask; /* may be NULL */
+    uint64_t length;
+};
+
+/* Unsigned little-endian numbers of 'size' (4 or 8) bytes to find. */
+struct kdmp_pointer_range {
+    uint64_t first;
+    uint64_t last;
+    uint64_t size;
+};
+
+/* Kinds of text: runs of printable characters, which are tab and 0x20-0x7E,
+ * and in UTF-16 (little-endian, at even and odd addresses) also 0xA0-0xFF. */
+enum kdmp_text_kind { KDMP_TEXT_ASCII = 1, KDMP_TEXT_UTF16 = 2 };
+
+/*
+ * What to find, all at once: patterns, numbers 0 and up, and ranges of
+ * pointers, numbered behind them; or text: runs of at least 'text_minimum'
+ * (2-65536) characters, ASCII being number 0 and UTF-16 number 1.  Only what
+ * begins at a multiple of 'alignment' (1-2^20) counts.  At most 65536 patterns
+ * of 1-65536 bytes, not all of them wildcards, 16 MiB together; at most 64
+ * ranges.
+ */
+struct kdmp_matcher_spec {
+    const struct kdmp_pattern *patterns;
+    uint64_t pattern_count;
+    const struct kdmp_pointer_range *pointers;
+    uint64_t pointer_count;
+    uint64_t text_minimum; /* 0: no text */
+    uint32_t text_kinds;   /* enum kdmp_text_kind, or-ed */
+    uint32_t unused;
+    uint64_t alignment;
+};
+
+struct kdmp_matcher;
+
+/* Compile what to find.  Nothing of the spec is needed afterwards.  A matcher
+ * does not change: any number of threads may use it.  KDMP_E_ARGUMENT for what
+ * cannot be looked for; err->where is the number of the pattern or range. */
+enum kdmp_status kdmp_matcher_open(const struct kdmp_matcher_spec *spec,
+                                   struct kdmp_matcher **out,
+                                   struct kdmp_error *err);
+void kdmp_matcher_close(struct kdmp_matcher *matcher);
+
+/* How many numbers matches can have, and how long one can be. */
+uint64_t kdmp_matcher_count(const struct kdmp_matcher *matcher);
+uint64_t kdmp_matcher_longest(const struct kdmp_matcher *matcher);
+
+/* Where something was found; 'paddr' and 'file_offset' of its first byte are
+ * UINT64_MAX if there is none, as in struct kdmp_stretch. */
+struct kdmp_match {
+    uint64_t address;
+    uint64_t length;
+    uint64_t pattern;
+    uint64_t paddr;
+    uint64_t file_offset;
+};
+
+/*
+ * A place in a search.  Set 'next' and 'last' to the first and the last address
+ * at which matches may begin, 'budget' to about how many bytes a call may
+ * look at (> 0), 'tables_left' as in struct kdmp_map_cursor, and the rest to 0.
+ * 'bytes' grows by what has been looked at: in the end it is the number of
+ * readable bytes between the bounds.
+ */
+struct kdmp_search {
+    uint64_t next;
+    uint64_t last;
+    uint64_t budget;
+    uint64_t tables_left;
+    uint64_t bytes;
+    uint8_t done;
+    uint8_t met_vad; /* as in struct kdmp_extent_cursor */
+    uint8_t unused[6];
+};
+
+/*
+ * Find the next matches, at most 'room' of them (at least as many as the
+ * matcher has numbers, and 8), in ascending order of address and number;
+ * overlapping ones, too.  All of them that begin below search->next have been
+ * given.  Matches lie in memory that can be read, but may end behind 'last'.
+ * The call returns when there is no more room, the budget is used up or the
+ * end is reached (search->done); it may give nothing before that.
+ *
+ * A run of text that begins before 'next' is not given, nor is its rest.  A
+ * run that holds all of the 64 KiB before a multiple of 64 KiB is cut there,
+ * by the last byte of each character.
+ *
+ * KDMP_E_LIMIT when 'tables_left' is used up; KDMP_E_OS and others when memory
+ * that is there cannot be read: the matches below search->next have been given.
+ */
+enum kdmp_status kdmp_scan(const struct kdmp_space *space,
+                           const struct kdmp_matcher *matcher,
+                           struct kdmp_search *search, struct kdmp_match *out,
+                           size_t room, size_t *count_out);
 
 /* What became of a frame from one page source to another. */
 enum kdmp_frame_change {

@@ -271,6 +271,63 @@ class Extent(structseq[Any], tuple[int, int | None, int | None, int]):
         """How many bytes."""
 
 @final
+class Scanned(
+    structseq[Any], tuple[list[tuple[int, int | None, int | None, int, int]], int | None, int, int]
+):
+    """What a scan has found: `matches`, the address `next` to go on at, `size` in bytes, `tables`.
+
+    A match is (address, pa, offset, size, number of the pattern).
+    """
+
+    @property
+    def matches(self) -> list[tuple[int, int | None, int | None, int, int]]:
+        """Tuples of address, pa, offset, size and pattern's number."""
+    @property
+    def next(self) -> int | None:
+        """The address to go on at; None at the end."""
+    @property
+    def size(self) -> int:
+        """How many bytes were looked at."""
+    @property
+    def tables(self) -> int:
+        """How many page tables were visited."""
+
+@final
+class Matcher:
+    """What to find in memory, compiled; for `scan`. Any number of threads may use it.
+
+    `patterns` are bytes, or pairs of bytes and a mask of the same length or None: byte b fits
+    value v if b & m == v & m. `pointers` are (first, last, size): unsigned little-endian
+    numbers of 4 or 8 bytes from `first` to `last`; they are numbered behind the patterns.
+    `text` is (minimum, kinds) instead of both: runs of at least `minimum` printable
+    characters (2 ... 65536), `kinds` 1 for ASCII (number 0: tab, 0x20-0x7E), 2 for UTF-16
+    (number 1: those and 0xA0-0xFF, at even and odd addresses), 3 for both. Only what begins
+    at a multiple of `alignment` (1 ... 2**20) counts.
+
+    At most 65536 patterns of 1 to 65536 bytes, 16 MiB together, none all wildcards; at most
+    64 ranges. ValueError for what cannot be looked for. What many patterns cost: about the
+    same as one if each has 7 bytes in a row that are known or letters of any case (mask 0xDF)
+    in its first 64; a search each for those of which no 2 bytes in a row are.
+    """
+
+    def __new__(
+        cls,
+        patterns: Sequence[ReadableBuffer | tuple[ReadableBuffer, ReadableBuffer | None]] = (),
+        *,
+        pointers: Sequence[tuple[SupportsIndex, SupportsIndex, SupportsIndex]] = (),
+        text: tuple[SupportsIndex, SupportsIndex] | None = None,
+        alignment: SupportsIndex = 1,
+    ) -> Self: ...
+    def __len__(self) -> int:
+        """Return len(self)."""
+    @property
+    def alignment(self) -> int:
+        """What the addresses of matches are multiples of."""
+    @property
+    def longest(self) -> int:
+        """How many bytes the longest match can have."""
+
+@final
 class AccessContext:
     """What to read and how: a physical address, or a virtual one with an optional root.
 
@@ -726,6 +783,25 @@ class ReaderBase:
         and file is one extent.
         Page tables that refer to each other without an end give KdmpError after a bounded
         number of tables.
+        """
+    def scan(
+        self,
+        matcher: Matcher,
+        start: SupportsIndex = 0,
+        last: SupportsIndex | None = None,
+        *,
+        limit: SupportsIndex = 4096,
+        budget: SupportsIndex = 16777216,
+    ) -> Scanned:
+        """Find the next matches that begin from `start` to `last`; a Scanned says where to go on.
+
+        Matches come in ascending order of address and pattern; overlapping ones, too. They
+        lie in readable memory, over the boundaries of pages that follow each other, but may
+        end behind `last`. All that begin below `next` have been given. The call ends when it
+        has found `limit` matches (or more, if that many begin at one address), has looked at
+        about `budget` bytes or has found no memory for long. The sizes of all calls add up to
+        those of `extents`. A run of text that begins before `start` is not given, nor is its
+        rest; one that holds all of the 64 KiB before a multiple of 64 KiB is cut there.
         """
     def read_u8(self, va: Address) -> int:
         """Return the unsigned byte at an address."""

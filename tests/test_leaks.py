@@ -22,7 +22,7 @@ from conftest import KERNEL_VA, small_machine
 from dumpbuilder import PAGE, Memory
 
 import kdmp
-from kdmp._kdmp import OverlayBase, ReaderBase
+from kdmp._kdmp import Matcher, OverlayBase, ReaderBase
 
 ROUNDS = 150
 PTE_FORMAT = (0xF_FFFF_FFFF_F000, 4, 5, 5, 3, 16, 0, 12, 32)
@@ -770,6 +770,14 @@ CASES = {
         failing(lambda w: w.reader.extents(5, 4)),
         failing(lambda w: list(w.endless.extents())),
         failing(lambda w: w.reader.extents("text")),
+    ],
+    "Reader.scan": [
+        lambda w: w.reader.scan(Matcher([b"hello", (b"h?l", b"\xff\0\xff")], pointers=[(5, 2**63, 8)])),
+        lambda w: repr(w.dump.phys.scan(Matcher(text=(4, 3)))),
+        lambda w: w.reader.scan(Matcher([bytes(600)] * 9), limit=1),
+        failing(lambda w: w.reader.scan(Matcher([b"a"]), 5, 4)),
+        failing(lambda w: w.reader.scan(b"a")),
+        failing(lambda w: w.reader.scan(Matcher([b"a"]), limit=0)),
     ],
     "Reader.mappings_buffer": [
         lambda w: w.reader.mappings_buffer(),

@@ -82,9 +82,10 @@ add_types(PyObject *module, struct module_state *state)
         {T_MAPPING_ITERATOR, &mapping_iterator_spec, 0},
         {T_EXTENT_ITERATOR, &extent_iterator_spec, 0},
         {T_OVERLAY, &overlay_spec, 1},
+        {T_MATCHER, &matcher_spec, 1},
     };
-    static const enum type_index records[] = {T_ENTRY,    T_GAP,     T_RUN,
-                                              T_VA_RANGE, T_MAPPING, T_EXTENT};
+    static const enum type_index records[] = {
+        T_ENTRY, T_GAP, T_RUN, T_VA_RANGE, T_MAPPING, T_EXTENT, T_SCANNED};
 
     for (size_t i = 0; i < sizeof(types) / sizeof(types[0]); i++) {
         PyObject *type = PyType_FromModuleAndSpec(module, types[i].spec, NULL);

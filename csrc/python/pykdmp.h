@@ -38,6 +38,8 @@ enum type_index {
     T_MAPPING_ITERATOR,
     T_EXTENT,
     T_EXTENT_ITERATOR,
+    T_MATCHER,
+    T_SCANNED,
     T_OVERLAY,
     TYPE_COUNT
 };
@@ -332,6 +334,16 @@ void overlay_wait(OverlayObject *self);
 
 extern PyType_Spec mapping_iterator_spec;
 
+/* --- matcher_object.c --------------------------------------------------- */
+
+typedef struct {
+    PyObject_HEAD
+    struct kdmp_matcher *handle; /* NULL until made */
+    uint64_t alignment;
+} MatcherObject;
+
+extern PyType_Spec matcher_spec;
+
 /* --- reader_extents.c --------------------------------------------------- */
 
 extern PyType_Spec extent_iterator_spec;
@@ -379,6 +391,8 @@ PyObject *run_record(struct module_state *state, const struct kdmp_run *run);
 PyObject *mapping_record(struct module_state *state,
                          const struct kdmp_mapping *mapping,
                          PyObject *state_text);
+/* A number, or None for UINT64_MAX. */
+PyObject *number_or_none(uint64_t value);
 PyObject *extent_record(struct module_state *state,
                         const struct kdmp_stretch *stretch);
 PyObject *va_range_record(struct module_state *state,

@@ -183,6 +183,8 @@ READER_METHOD(mappings_buffer);
 READER_METHOD(find_frame);
 /* reader_extents.c */
 READER_METHOD(extents);
+/* reader_scan.c */
+READER_METHOD(scan);
 /* reader_write.c */
 READER_METHOD(write);
 READER_METHOD(write_uint);

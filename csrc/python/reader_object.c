@@ -668,6 +668,7 @@ static PyMethodDef reader_methods[] = {
     METHOD(mappings_buffer),
     METHOD(find_frame),
     METHOD(extents),
+    METHOD(scan),
     COLLECTING(read_u8),
     COLLECTING(read_u16),
     COLLECTING(read_u32),

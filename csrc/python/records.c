@@ -103,6 +103,21 @@ static PyStructSequence_Desc extent_desc = {
     "Address, physical address and file offset go up together in it.",
     extent_fields, 4};
 
+static PyStructSequence_Field scanned_fields[] = {
+    {"matches", "Tuples of address, pa, offset, size and pattern's number."},
+    {"next", "The address to go on at; None at the end."},
+    {"size", "How many bytes were looked at."},
+    {"tables", "How many page tables were visited."},
+    {NULL, NULL},
+};
+
+static PyStructSequence_Desc scanned_desc = {
+    "kdmp.Scanned",
+    "What a scan has found: `matches`, the address `next` to go on at, `size` "
+    "in bytes, `tables`.\n\n"
+    "A match is (address, pa, offset, size, number of the pattern).",
+    scanned_fields, 4};
+
 /* Name(field=0x1, ...): ints in hex, the rest as it is. */
 static PyObject *
 record_repr(PyObject *self, PyObject *unused)
@@ -177,7 +192,10 @@ records_init(struct module_state *state)
     if (state->types[T_MAPPING] == NULL)
         return -1;
     state->types[T_EXTENT] = record_type(&extent_desc);
-    return state->types[T_EXTENT] != NULL ? 0 : -1;
+    if (state->types[T_EXTENT] == NULL)
+        return -1;
+    state->types[T_SCANNED] = record_type(&scanned_desc);
+    return state->types[T_SCANNED] != NULL ? 0 : -1;
 }
 
 /* A record of three values, stealing the references; NULL if one is NULL. */
@@ -233,8 +251,7 @@ mapping_record(struct module_state *state, const struct kdmp_mapping *mapping,
     return self;
 }
 
-/* A number, or None for UINT64_MAX. */
-static PyObject *
+PyObject *
 number_or_none(uint64_t value)
 {
     if (value == UINT64_MAX)
