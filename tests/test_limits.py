@@ -467,13 +467,13 @@ def test_views_in_many_subsections_are_walked_once():
         following = SUBSECTION + (k + 1) * 0x100 if k + 1 < count else 0
         put_subsection(space, SUBSECTION + k * 0x100, PROTOTYPES + k * 0x10, 1, following)
     space.reads = 0
-    runs = vadpages._runs(vad, [count + 1])
+    runs = vadpages.section_runs(vad, [count + 1])
     assert space.reads < 10 * count
     expected = [vadpages.prototype_address(vad, vad.start + k * PAGE) for k in range(count)]
     assert runs == [
         (vad.start + k * PAGE, vad.start + (k + 1) * PAGE, first) for k, first in enumerate(expected)
     ]
-    assert vadpages._runs(vad, [10]) == runs[:10]
+    assert vadpages.section_runs(vad, [10]) == runs[:10]
 
 
 def test_damaged_trees_are_walked_once(monkeypatch):
