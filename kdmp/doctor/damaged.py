@@ -27,7 +27,7 @@ from kdmp.packed import SIGNATURE_SIZE, container_of, unpack
 
 __all__ = ["diagnose"]
 
-_MAX_BITS = 1 << 34
+_MAX_BITS = 1 << 36
 # Larger bitmaps (of more than 32 GiB) are not taken apart for a proposal.
 _MAX_BITMAP = 1 << 20
 _MAX_RANGES = 1 << 16
@@ -359,7 +359,7 @@ def _bits(
     size = patient.content.size
     if not 0 < bits <= _MAX_BITS:
         yield error(
-            "bitmap-bits", f"The bitmap header counts {bits:#x} bits", offset=where[0], expected="1 to 2**34",
+            "bitmap-bits", f"The bitmap header counts {bits:#x} bits", offset=where[0], expected="1 to 2**36",
             found=bits, advice="the field is damaged; it is the highest frame number plus one",
         )  # fmt: skip
         return
