@@ -1,21 +1,41 @@
 """`Reader.mappings` and `mappings_array` over many pages, against the time to read their page tables once.
 
+Volatility lists only what the dump holds, so it is asked about a dump with data. MemProcFS gives its list of
+everything at once and keeps it: each sample opens the dump anew, and the time of opening is not counted.
+
 SPDX-License-Identifier: MIT
 """
 
 import mmap
 import random
-import statistics
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import kdmp
-from benchmarks import dumps
-from benchmarks.harness import BOUND, OURS, Claim, Loop, Mismatch, Options, Row, time_loops
+from benchmarks import dumps, peers
+from benchmarks.harness import (
+    BOUND,
+    MEMPROCFS,
+    OURS,
+    PEER,
+    VOLATILITY,
+    Claim,
+    Loop,
+    Mismatch,
+    Options,
+    Row,
+    gc_off,
+    interleaved,
+    time_loops,
+)
 
 GIB = 16
 SPEED = 20.0  # million pages per second that are to be reached
 _CHUNK = 1 << 20
+_NOTE = "bound: copying as many bytes as the lowest tables have"
+_NO_LIST = "kdmp_parser has no list of what is mapped"
+_ONLY_DATA = "volatility3 lists only pages whose frames the dump holds"
 
 
 def run(options: Options) -> Iterator[Row]:
@@ -29,6 +49,8 @@ def run(options: Options) -> Iterator[Row]:
         "single pages": spread.SINGLE,
     }
     pieces = spread.pieces
+    memprocfs, reason = _memprocfs(options, path, spread.dtb)
+    yield from _with_data(options)
     with kdmp.Dump(path) as dump:
         reader = dump.reader()
         for what, window in windows.items():
@@ -37,7 +59,13 @@ def run(options: Options) -> Iterator[Row]:
                 ("mappings", _iterating(reader, spread, window)),
                 ("mappings_array", _array(reader, spread, window)),
             ):
-                samples = time_loops({OURS: loop, BOUND: _copying(path, spread)}, options.rounds)
+                loops = {OURS: loop, BOUND: _copying(path, spread)}
+                samples = time_loops(loops, options.rounds, patience=options.patience)
+                missing = {PEER: _NO_LIST, VOLATILITY: _ONLY_DATA}
+                if memprocfs:
+                    samples[MEMPROCFS] = memprocfs
+                elif reason:
+                    missing[MEMPROCFS] = reason
                 # A range for every page is 40 bytes of results, or an object, for 8 bytes of tables.
                 claim = None if window == spread.SINGLE else Claim("value", 1e3 / SPEED)
                 yield Row(
@@ -46,16 +74,73 @@ def run(options: Options) -> Iterator[Row]:
                     "ns/page",
                     samples,
                     claim,
-                    note=_note(f"{name}, {what}", samples),
+                    note=_NOTE,
+                    missing=missing,
+                    dump="page tables",
                 )
 
 
-def _note(what: str, samples: dict[str, list[float]]) -> str:
-    speed, bound = (1e3 / statistics.median(samples[who]) for who in (OURS, BOUND))
-    return (
-        f"{what}: {speed:,.1f} M pages/s ({speed * 8 / 1e3:.2f} GB/s of page tables); "
-        f"bound: copying the tables, {bound:,.0f} M pages/s ({bound * 8 / 1e3:.1f} GB/s)"
-    )
+def _with_data(options: Options) -> Iterator[Row]:
+    """A window of 4 KB pages, consecutive frames that the dump holds."""
+    machine = dumps.full_1g(quick=options.quick)
+    path = dumps.ensure(machine, options.directory)
+    sides = peers.opened(path, machine.dtb, options.opening)
+    size = machine.mapped * dumps.PAGE
+    part = min(16 << 20, size)
+    sides.check("mappings", [(dumps.LINEAR, part)], lambda first, size: size)
+    with kdmp.Dump(path) as dump:
+        reader = dump.reader()
+        if [one.size for one in reader.mappings(dumps.LINEAR, dumps.LINEAR + size - 1)] != [size]:
+            raise Mismatch("mappings: not one range")
+
+        def ours() -> int:
+            for _ in reader.mappings(dumps.LINEAR, dumps.LINEAR + size - 1):
+                pass
+            return machine.mapped
+
+        loops = {OURS: ours}
+        for name, function in sides.calls("mappings").items():
+            loops[name] = _part(function, part)
+        samples = time_loops(loops, options.rounds, patience=options.patience)
+    missing = sides.missing("mappings")
+    samples[MEMPROCFS], missing[MEMPROCFS] = _memprocfs(options, path, machine.dtb)
+    name = f"mappings, {size >> 20} MiB of 4 KB pages, one range"
+    yield Row("mappings", name, "ns/page", samples, missing=missing, dump=machine.name)
+
+
+def _part(function: Callable[[int, int], int], size: int) -> Loop:
+    def loop() -> int:
+        function(dumps.LINEAR, size)
+        return size // dumps.PAGE
+
+    return loop
+
+
+def _memprocfs(options: Options, path: Path, dtb: int) -> tuple[list[float], str]:
+    """Samples of its list of all that is mapped, per page in the list; or why there are none."""
+    reason = peers.trial(MEMPROCFS, path, dtb, options.opening)
+    if reason:
+        return [], reason
+
+    def sample() -> float:
+        peer = peers.open_dump(MEMPROCFS, path, dtb)
+        try:
+            start = time.perf_counter_ns()
+            found = peer.calls["all_mappings"]()
+            ns = float(time.perf_counter_ns() - start)
+        finally:
+            peer.close()
+        # Its list holds windows of large pages too, whose few entries cost next to nothing.
+        pages: int = sum(one["pages"] for one in found if one["va"] < dumps.LARGE_PAGES)
+        if not pages:
+            raise Mismatch("it lists nothing")
+        return ns / pages
+
+    try:
+        with gc_off():
+            return interleaved({MEMPROCFS: sample}, options.rounds, patience=options.patience)[MEMPROCFS], ""
+    except (Mismatch, RuntimeError) as error:
+        return [], f"memprocfs, mappings: {error}"
 
 
 def _bounds(spread: dumps.Spread, window: int) -> tuple[int, int]:

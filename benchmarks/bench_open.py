@@ -1,63 +1,130 @@
-"""Opening: time and memory, each sample in a fresh process, and `import kdmp`.
+"""Opening: time and memory, each sample in a fresh process; and how long an import takes.
 
 SPDX-License-Identifier: MIT
 """
 
-import json
+import os
 import subprocess
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from benchmarks import dumps, peers
-from benchmarks.harness import OURS, PEER, Claim, Mismatch, Options, Row, interleaved
+from benchmarks import claims, dumps, peers
+from benchmarks.harness import (
+    MEMPROCFS,
+    OURS,
+    PEER,
+    PEERS,
+    VOLATILITY,
+    Claim,
+    Mismatch,
+    Options,
+    Row,
+    interleaved,
+)
 
 MIB = 1 << 20
+_STATEMENTS = {
+    OURS: "import kdmp",
+    PEER: "import kdmp_parser",
+    VOLATILITY: "import volatility3.framework.contexts, volatility3.framework.layers.crash, "
+    "volatility3.framework.layers.intel, volatility3.framework.layers.physical",
+    MEMPROCFS: "import leechcorepyc, memprocfs",
+}
+_SITE = (
+    "time of a process that imports it less that of one that does not, both without the site module "
+    "(python -S), which on some systems has imported half the standard library before"
+)
 
 
 def run(options: Options) -> Iterator[Row]:
     """Yield the rows of this group."""
-    small = dumps.bitmap_1g(quick=options.quick)
-    big = dumps.bitmap_64g(quick=options.quick)
-    for machine in (small, dumps.full_1g(quick=options.quick), dumps.ranges_1g(quick=options.quick)):
-        yield from _opening(options, machine, options.rounds, None)
-    yield from _opening(options, big, max(3, options.rounds // 2), Claim("ratio", 500))
-
-    imports: list[float] = [_child("import", Path())["ns"] / 1e6 for _ in range(options.rounds)]
-    yield Row("open", "import kdmp", "ms", {OURS: imports}, Claim("value", 30))
+    for make in (dumps.bitmap_1g, dumps.full_1g, dumps.ranges_1g, dumps.bitmap_64g):
+        yield from _opening(options, make(quick=options.quick))
+    yield from _importing(options)
 
 
-def _opening(options: Options, machine: dumps.Machine, rounds: int, claim: Claim | None) -> Iterator[Row]:
+def _opening(options: Options, machine: dumps.Machine) -> Iterator[Row]:
     path = dumps.ensure(machine, options.directory)
-    results: dict[str, list[dict[str, Any]]] = {OURS: [], PEER: []}
-    readers = [OURS] if peers.kdmp_parser() is None else [OURS, PEER]
-    missing = {} if PEER in readers else {PEER: peers.NOT_INSTALLED}
+    large = machine.gib > 1
+    results: dict[str, list[dict[str, Any]]] = {OURS: []}
+    missing: dict[str, str] = {}
+    for name in PEERS:
+        reason = peers.trial(name, path, machine.dtb, options.opening)
+        if reason:
+            missing[name] = reason
+        else:
+            results[name] = []
 
     def sample(reader: str) -> float:
-        results[reader].append(_child(reader, path))
-        return float(results[reader][-1]["ns"]) / 1e6
+        found = peers.child(reader, path, machine.dtb, 4 * options.opening)
+        if isinstance(found, str):
+            raise Mismatch(found)
+        results[reader].append(found)
+        return float(found["ns"]) / 1e6
 
-    times = interleaved({r: lambda r=r: sample(r) for r in readers}, rounds)  # type: ignore[misc]
+    times = interleaved(
+        {reader: lambda r=reader: sample(r) for reader in results},  # type: ignore[misc]
+        options.rounds,
+        patience=options.patience,
+    )
     frames = sum(count for _, count in machine.runs)
     if results[OURS][0]["frames"] != frames:
         raise Mismatch(f"{path.name}: {results[OURS][0]['frames']} frames, {frames} were written")
-    yield Row("open", f"open {machine.name}", "ms", times, claim, missing=missing)
-    limit = Claim("value", 8) if claim else None
-    for key, what in (("peak", "peak memory"), ("rss", "memory kept"), ("anonymous", "memory kept, private")):
-        values = {reader: [r[key] / MIB for r in results[reader]] for reader in readers}
-        yield Row(
-            "open", f"open {machine.name}: {what}", "MiB", values, limit if key != "anonymous" else None
-        )
+    quick = (Claim("value", 10, line=claims.OPEN_TIME), Claim("ratio", 500)) if large else None
+    yield Row("open", "open", "ms", times, quick, missing=missing, dump=machine.name)
+    small = Claim("value", 5, line=claims.OPEN_MEMORY) if large else None
+    for key, what, claim in (
+        ("peak", "open: peak memory", small),
+        ("rss", "open: memory kept", small),
+        ("anonymous", "open: memory kept, private", None),
+    ):
+        values = {reader: [r[key] / MIB for r in found] for reader, found in results.items()}
+        yield Row("open", what, "MiB", values, claim, missing=missing, dump=machine.name)
 
 
-def _child(reader: str, path: Path) -> dict[str, Any]:
+def _importing(options: Options) -> Iterator[Row]:
+    """A process that imports, less one that does not; and what -X importtime says."""
+    claim = Claim("value", 30, line=claims.IMPORT)
+    missing = {name: reason for name in PEERS if (reason := peers.load(name))}
+    sides: dict[str, Callable[[], float]] = {"": lambda: _process("")}
+    for name, statement in _STATEMENTS.items():
+        if name not in missing:
+            sides[name] = lambda s=statement: _process(s)  # type: ignore[misc]
+    samples = interleaved(sides, 2 * options.rounds)
+    nothing = samples.pop("")
+    differences = {
+        name: [max(a - b, 0.0) for a, b in zip(values, nothing, strict=True)]
+        for name, values in samples.items()
+    }
+    yield Row("open", "import", "ms", differences, claim, note=_SITE, missing=missing)
+    yield Row("open", "an interpreter that imports nothing", "ms", {OURS: nothing})
+    told = [_importtime() for _ in range(options.rounds)]
+    yield Row("open", "import, as -X importtime adds it up", "ms", {OURS: told})
+
+
+def _command(statement: str, *options: str) -> list[str]:
+    path = [str(Path(__file__).parents[1]), *(p for p in sys.path if p.endswith("site-packages"))]
+    code = f"import sys; sys.path[:0] = {path!r}; {statement}"
+    return [sys.executable, "-S", "-E", *options, "-c", code]
+
+
+def _process(statement: str) -> float:
+    """Milliseconds of a whole process."""
+    command = _command(statement)
+    start = time.perf_counter()
+    subprocess.run(command, check=True, capture_output=True, env=os.environ)
+    return (time.perf_counter() - start) * 1e3
+
+
+def _importtime() -> float:
     done = subprocess.run(
-        [sys.executable, "-m", "benchmarks.child", reader, str(path)],
-        check=True,
-        capture_output=True,
-        text=True,
-        cwd=Path(__file__).parents[1],
+        _command("import kdmp", "-X", "importtime"), check=True, capture_output=True, text=True
     )
-    result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return result
+    for line in reversed(done.stderr.splitlines()):
+        parts = [part.strip() for part in line.split("|")]
+        if len(parts) == 3 and parts[2] == "kdmp":
+            return int(parts[1]) / 1e3
+    raise Mismatch("-X importtime does not name kdmp")

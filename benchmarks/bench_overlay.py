@@ -26,7 +26,7 @@ SLOWER = 1.2  # than the dump itself
 DIRTY = 100  # frames
 RESTORE = 100.0  # microseconds for them
 EXTRA = 1000.0  # nanoseconds on top of a write
-DIRECT = "the dump itself"
+_NOTE = "bound: the same read of the dump itself"
 
 
 def run(options: Options) -> Iterator[Row]:
@@ -56,14 +56,10 @@ def _reading(options: Options, machine: dumps.Machine, dump: kdmp.Dump) -> Itera
                 _same(plain.read_u64, reader.read_u64, where)
                 loops = {OURS: over(reader.read_u64, where), BOUND: over(plain.read_u64, where)}
                 samples = time_loops(loops, options.rounds)
-                yield Row("overlay", f"{name}, {what}", "ns", samples, claim, note=_note(name, what))
+                yield Row("overlay", f"{name}, {what}", "ns", samples, claim, note=_NOTE)
             loops = {OURS: _whole(reader, pages), BOUND: _whole(plain, pages)}
             samples = time_loops(loops, options.rounds)
-            yield Row("overlay", f"read a page, {what}", "ns", samples, claim, note=_note("page", what))
-
-
-def _note(name: str, what: str) -> str:
-    return f"{name}, {what}: the bound is the same read of {DIRECT}"
+            yield Row("overlay", f"read a page, {what}", "ns", samples, claim, note=_NOTE)
 
 
 def _same(first: object, second: object, where: list[int]) -> None:

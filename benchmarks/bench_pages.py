@@ -19,8 +19,8 @@ def run(options: Options) -> Iterator[Row]:
     small, large = dumps.bitmap_1g(quick=options.quick), dumps.bitmap_64g(quick=options.quick)
     path = dumps.ensure(small, options.directory)
     # The peer walks all pages for every answer: it is only asked about the small dump.
-    parser = peers.open_kdmp_parser(path)
-    missing = {} if parser else {PEER: peers.NOT_INSTALLED}
+    parser = peers.plain_kdmp_parser(path)
+    missing = {} if parser else {PEER: str(peers.load(PEER))}
     count = options.scaled(200_000)
     with kdmp.Dump(path) as dump, kdmp.Dump(dumps.ensure(large, options.directory)) as large_dump:
         # In the highest GiB of both dumps, the same amount of bitmap is touched: only the dump's
@@ -35,8 +35,8 @@ def run(options: Options) -> Iterator[Row]:
             if parser and not near:
                 loops[PEER] = _contains(parser.pages, [pfn * dumps.PAGE for pfn in frames[:10]])
             samples = time_loops(loops, options.rounds)
-            name = f"pfn in pages, {where}, {small.name}"
-            yield Row("pages", name, "ns", samples, claim, missing=missing)
+            name = f"pfn in pages, {where}"
+            yield Row("pages", name, "ns", samples, claim, missing=missing, dump=small.name)
 
         claim = Claim("same", 2)
         loops = {OURS: _length(dump.pages, count), LARGE: _length(large_dump.pages, count)}
@@ -47,7 +47,7 @@ def run(options: Options) -> Iterator[Row]:
                 )
             loops[PEER] = _length(parser.pages, 3)
         samples = time_loops(loops, options.rounds)
-        yield Row("pages", f"len(pages), {small.name}", "ns", samples, claim, missing=missing)
+        yield Row("pages", "len(pages)", "ns", samples, claim, missing=missing, dump=small.name)
 
 
 def _check(machine: dumps.Machine, pages: Any, count: int, *, near: bool) -> list[int]:

@@ -1,144 +1,221 @@
 """Reading from Python: 8 bytes, one page, a string of pages.
 
-kdmp_parser reads whole pages only; reading 8 bytes its way is reading the page and slicing.
-The bound of sequential reads is a plain copy of the same bytes out of a map of the same file.
+The bound of sequential reads is memcpy of the same bytes out of a map of the same file; where kdmp makes a
+new object of them, the bound makes one too.
 
 SPDX-License-Identifier: MIT
 """
 
 import mmap
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import kdmp
-from benchmarks import dumps, peers
-from benchmarks.harness import BOUND, OURS, PEER, Claim, Loop, Options, Row, expect_equal, over, time_loops
+from benchmarks import bounds, claims, dumps, peers
+from benchmarks.bench_translate import raw_translate
+from benchmarks.harness import (
+    BOUND,
+    OURS,
+    RAW,
+    Claim,
+    Loop,
+    Options,
+    Row,
+    expect_equal,
+    for_a_while,
+    over,
+    over_sized,
+    time_loops,
+)
 
 PAGE = dumps.PAGE
-CHUNK = 1 << 20
 GIB = 1 << 30
+_EIGHT_TO_ONE = 1.25  # 80 % of the bound
+_CHUNKS = ((4 << 10, "4 KB"), (64 << 10, "64 KB"), (1 << 20, "1 MB"))
 
 
 def run(options: Options) -> Iterator[Row]:
     """Yield the rows of this group."""
-    machine = dumps.bitmap_1g(quick=options.quick)
-    path = dumps.ensure(machine, options.directory)
-    parser = peers.open_kdmp_parser(path)
-    with kdmp.Dump(path) as dump:
-        yield from _small(options, machine, dump, parser)
-        yield from _sequential(options, machine, dump, parser, path)
+    for make in (dumps.bitmap_1g, dumps.full_1g, dumps.ranges_1g, dumps.bitmap_64g):
+        machine = make(quick=options.quick)
+        path = dumps.ensure(machine, options.directory)
+        sides = peers.opened(path, machine.dtb, options.opening)
+        with kdmp.Dump(path) as dump, bounds.Bound(dump, path, options.directory) as bound:
+            yield from _small(options, machine, dump, sides)
+            if machine.filled:
+                yield from _sequential(options, machine, dump, sides, path, bound)
 
 
-def _small(options: Options, machine: dumps.Machine, dump: kdmp.Dump, parser: Any) -> Iterator[Row]:
+def _small(options: Options, machine: dumps.Machine, dump: kdmp.Dump, sides: peers.Sides) -> Iterator[Row]:
+    """Random reads; of the large dump only so many that what is touched stays in memory."""
     reader = dump.reader()
-    missing = {} if parser else {PEER: peers.NOT_INSTALLED}
-    addresses = machine.random_addresses(options.scaled(100_000))
-    fewer = addresses[: options.scaled(20_000)]
+    everything = machine.name == "bitmap-1g"
+    addresses = machine.random_addresses(options.scaled(100_000 if machine.filled else 20_000))
     for va in addresses[:2000]:
-        expected = machine.physical(va)
+        expected = machine.word(machine.physical(va))
         answers = {"the generator": expected, OURS: reader.read_u64(va), "read": _number(reader.read(va, 8))}
-        if parser:
-            offset = va % PAGE
-            answers[PEER] = _number(parser.read_virtual_page(va)[offset : offset + 8])
         expect_equal(f"8 bytes at {va:#x}", answers)
-
-    theirs: dict[str, Loop] = {PEER: _slices(parser.read_virtual_page, fewer)} if parser else {}
-    numbers: dict[str, Loop] = {PEER: _numbers(parser.read_virtual_page, fewer)} if parser else {}
-    samples = time_loops({OURS: _sized(reader.read, addresses, 8), **theirs}, options.rounds)
-    yield Row("read", "read(va, 8), random", "ns", samples, Claim("ratio", 50), missing=missing)
-    samples = time_loops({OURS: over(reader.read_u64, addresses), **numbers}, options.rounds)
-    yield Row("read", "read_u64(va), random", "ns", samples, Claim("ratio", 50), missing=missing)
-
+    sides.check("read8", addresses[:200], lambda va: reader.read_exact(va, 8))
     physical = [machine.physical(va) for va in addresses]
-    loops: dict[str, Loop] = {OURS: over(dump.phys.read_u64, physical)}
-    if parser:
-        loops[PEER] = _physical_numbers(parser.read_physical_page, physical[: len(fewer)])
-    yield Row("read", "phys.read_u64(pa), random", "ns", time_loops(loops, options.rounds), missing=missing)
-
+    sides.check("phys8", physical[:200], lambda pa: dump.phys.read_exact(pa, 8))
     pages = [va - va % PAGE for va in addresses]
-    buffer = bytearray(PAGE)
-    page_loops: dict[str, Loop] = (
-        {PEER: over(parser.read_virtual_page, pages[: len(fewer)])} if parser else {}
-    )
-    if parser:
-        for va in pages[:100]:
-            expect_equal(
-                f"page {va:#x}", {OURS: reader.read(va, PAGE), PEER: bytes(parser.read_virtual_page(va))}
-            )
-    samples = time_loops({OURS: _sized(reader.read, pages, PAGE), **page_loops}, options.rounds)
-    yield Row("read", "read(va, 4096), random", "ns", samples, missing=missing)
-    samples = time_loops({OURS: _into(reader, pages, buffer), **page_loops}, options.rounds)
-    yield Row("read", "read_into(va, page), random", "ns", samples, missing=missing)
+    sides.check("page", pages[:50], lambda va: reader.read_exact(va, PAGE))
+    physical_pages = [pa - pa % PAGE for pa in physical]
+    sides.check("phys_page", physical_pages[:50], lambda pa: dump.phys.read_exact(pa, PAGE))
 
-    pfns = [pa // PAGE for pa in physical]
-    views: dict[str, Loop] = {OURS: over(dump.pages.__getitem__, pfns)}
-    if parser:
-        views[PEER] = over(parser.read_physical_page, [pfn * PAGE for pfn in pfns[: len(fewer)]])
-    yield Row("read", "pages[pfn] (view), random", "ns", time_loops(views, options.rounds), missing=missing)
+    def row(
+        name: str,
+        ours: Loop,
+        what: str,
+        arguments: list[int],
+        claim: Claim | tuple[Claim, ...] | None = None,
+        more: dict[str, Loop] | None = None,
+    ) -> Row:
+        theirs = {
+            who: for_a_while(function, arguments, options.sample)
+            for who, function in sides.calls(what).items()
+        }
+        samples = time_loops(
+            {OURS: ours, **theirs, **(more or {})}, options.rounds, patience=options.patience
+        )
+        return Row("read", name, "ns", samples, claim, missing=sides.missing(what), dump=machine.name)
+
+    fifty = Claim("ratio", 50)
+    scalar = Claim("ratio", claims.SCALAR_RATIO, RAW, claims.SCALAR_READ)
+    raw = raw_translate(sides, addresses, machine.dtb)
+    yield row(
+        "read_u64(va), random", over(reader.read_u64, addresses), "read8", addresses, (fifty, scalar), raw
+    )
+    yield row("read(va, 8), random", over_sized(reader.read, addresses, 8), "read8", addresses, fifty)
+    paged = Claim("ratio", 50, line=claims.PAGE_READ)
+    yield row("read(va, 4096), random", over_sized(reader.read, pages, PAGE), "page", pages, paged)
+    if not everything:
+        return
+    yield row("read_into(va, page), random", _into(reader, pages), "page", pages)
+    yield row("phys.read_u64(pa), random", over(dump.phys.read_u64, physical), "phys8", physical)
+    frames = [pa // PAGE for pa in physical]
+    yield row("pages[pfn] (view), random", over(dump.pages.__getitem__, frames), "phys_page", physical_pages)
 
 
 def _sequential(
-    options: Options, machine: dumps.Machine, dump: kdmp.Dump, parser: Any, path: Path
+    options: Options,
+    machine: dumps.Machine,
+    dump: kdmp.Dump,
+    sides: peers.Sides,
+    path: Path,
+    bound: bounds.Bound,
 ) -> Iterator[Row]:
-    """Read a whole window in chunks of 1 MiB; times are milliseconds per GiB."""
+    """Read a whole window in chunks; times are milliseconds per GiB."""
     reader = dump.reader()
-    missing = {} if parser else {PEER: peers.NOT_INSTALLED}
     size = machine.mapped * PAGE
-    run_of_data = next(run for run in dump.pages.runs() if run.pfn == machine.runs[1][0])
-    buffer = bytearray(CHUNK)
-    target = memoryview(buffer)
-    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
-        source = memoryview(mapped)[run_of_data.file_offset : run_of_data.file_offset + size]
+    everything = machine.name == "bitmap-1g"
+    claim = Claim("slowdown", _EIGHT_TO_ONE, line=claims.SEQUENTIAL)
 
-        def copy() -> int:
-            for start in range(0, size, CHUNK):
-                target[:] = source[start : start + CHUNK]
-            return size
+    def timed(ours: Loop, limit: Loop | None, theirs: dict[str, Loop]) -> dict[str, list[float]]:
+        loops = {OURS: ours, **({BOUND: limit} if limit else {}), **theirs}
+        return time_loops(loops, options.rounds, scale=GIB / 1e6, patience=options.patience)
 
-        def copy_new() -> int:
-            for start in range(0, size, CHUNK):
-                bytes(source[start : start + CHUNK])
-            return size
-
-        expect_equal(
-            "first MiB of the data",
-            {OURS: reader.read_exact(dumps.LINEAR, CHUNK), BOUND: bytes(source[:CHUNK])},
-        )
-        theirs = {PEER: _whole_pages(parser, dumps.LINEAR, min(size, 16 << 20))} if parser else {}
-        for what, window, claim in (
-            ("4 KB pages in order", dumps.LINEAR, Claim("slowdown", 2)),
-            ("2 MB pages", dumps.LARGE_PAGES, Claim("slowdown", 2)),
-            ("4 KB pages shuffled", dumps.SHUFFLED, None),
+    for chunk, text in _CHUNKS if everything else _CHUNKS[-1:]:
+        copying = _copying(bound, machine, size, chunk)
+        for what, window, virtual in (
+            ("4 KB pages in order", dumps.LINEAR, True),
+            ("2 MB pages", dumps.LARGE_PAGES, True),
+            ("physical", machine.data_start, False),
+            ("4 KB pages shuffled", dumps.SHUFFLED, True),
         ):
-            loops: dict[str, Loop] = {OURS: _chunks_into(reader, window, size, buffer), BOUND: copy, **theirs}
-            samples = time_loops(loops, options.rounds, scale=GIB / 1e6)
-            yield Row("read", f"sequential read_into, {what}", "ms/GiB", samples, claim, missing=missing)
+            if what == "4 KB pages shuffled" and not everything:
+                continue
+            source = reader if virtual else dump.phys
+            call = "read" if virtual else "phys_read"
+            sides.check(call, [(window, chunk)], source.read_exact)
+            theirs = {
+                who: _some(function, window, size, chunk, options.sample)
+                for who, function in sides.calls(call).items()
+            }
+            missing = sides.missing(call)
+            if not copying:
+                missing = {**missing, BOUND: "no C compiler for the bound"}
+            samples = timed(_chunks_into(source, window, size, chunk), copying, theirs)
+            wanted = claim if window != dumps.SHUFFLED else None
+            yield Row(
+                "read",
+                f"sequential read_into, {text}, {what}",
+                "ms/GiB",
+                samples,
+                wanted,
+                missing=missing,
+                dump=machine.name,
+            )
             if window == dumps.LINEAR:
-                loops = {OURS: _chunks(reader, window, size), BOUND: copy_new, **theirs}
-                samples = time_loops(loops, options.rounds, scale=GIB / 1e6)
-                yield Row("read", f"sequential read, {what}", "ms/GiB", samples, claim, missing=missing)
-        physical = run_of_data.pfn * PAGE
-        loops = {OURS: _chunks_into(dump.phys, physical, size, buffer), BOUND: copy}
-        samples = time_loops(loops, options.rounds, scale=GIB / 1e6)
-        yield Row("read", "sequential phys.read_into", "ms/GiB", samples, Claim("slowdown", 2))
-        source.release()
+                with _slicing(path, bound, machine, size, chunk) as slices:
+                    samples = timed(_chunks(reader, window, size, chunk), slices.loop, theirs)
+                yield Row(
+                    "read",
+                    f"sequential read, {text}, {what}",
+                    "ms/GiB",
+                    samples,
+                    claim,
+                    note="bound: a bytes object of the same slice of a map",
+                    missing=sides.missing(call),
+                    dump=machine.name,
+                )
+
+
+def _copying(bound: bounds.Bound, machine: dumps.Machine, size: int, chunk: int) -> Loop | None:
+    if not bound.usable:
+        return None
+    copy = bound.copy(machine.data_start, chunk)
+
+    def loop() -> int:
+        copy(0, size)
+        return size
+
+    return loop
+
+
+class _slicing:  # noqa: N801 - a context manager
+    """The loop that makes new objects of slices of a map."""
+
+    def __init__(
+        self, path: Path, bound: bounds.Bound, machine: dumps.Machine, size: int, chunk: int
+    ) -> None:
+        with path.open("rb") as file:
+            self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        start = _offset(path, bound, machine)
+        mapped = self._map
+
+        def loop() -> int:
+            for at in range(start, start + size, chunk):
+                mapped[at : at + chunk]
+            return size
+
+        self.loop = loop
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._map.close()
+
+
+def _offset(path: Path, bound: bounds.Bound, machine: dumps.Machine) -> int:
+    if bound.usable:
+        return bound.offset(machine.data_start)
+    with kdmp.Dump(path) as dump:
+        for run in dump.pages.runs():
+            if run.pfn <= machine.data_start // PAGE < run.pfn + run.count:
+                return int(run.file_offset + machine.data_start - run.pfn * PAGE)
+    raise ValueError("the dump has no data")
 
 
 def _number(data: bytes) -> int:
     return int.from_bytes(data, "little")
 
 
-def _sized(function: Any, addresses: list[int], size: int) -> Loop:
-    def loop() -> int:
-        for va in addresses:
-            function(va, size)
-        return len(addresses)
+def _into(reader: kdmp.Reader, addresses: list[int]) -> Loop:
+    buffer = bytearray(PAGE)
 
-    return loop
-
-
-def _into(reader: kdmp.Reader, addresses: list[int], buffer: bytearray) -> Loop:
     def loop() -> int:
         read_into = reader.read_into
         for va in addresses:
@@ -148,66 +225,30 @@ def _into(reader: kdmp.Reader, addresses: list[int], buffer: bytearray) -> Loop:
     return loop
 
 
-def _slices(read_page: Any, addresses: list[int]) -> Loop:
+def _chunks(reader: kdmp.Reader, window: int, size: int, chunk: int) -> Loop:
     def loop() -> int:
-        for va in addresses:
-            offset = va & 0xFFF
-            read_page(va)[offset : offset + 8]
-        return len(addresses)
-
-    return loop
-
-
-def _numbers(read_page: Any, addresses: list[int]) -> Loop:
-    def loop() -> int:
-        from_bytes = int.from_bytes
-        for va in addresses:
-            offset = va & 0xFFF
-            from_bytes(read_page(va)[offset : offset + 8], "little")
-        return len(addresses)
-
-    return loop
-
-
-def _physical_numbers(read_page: Any, addresses: list[int]) -> Loop:
-    """As `_numbers`; the peer finds physical pages by their first address only."""
-
-    def loop() -> int:
-        from_bytes = int.from_bytes
-        for pa in addresses:
-            offset = pa & 0xFFF
-            from_bytes(read_page(pa - offset)[offset : offset + 8], "little")
-        return len(addresses)
-
-    return loop
-
-
-def _chunks(reader: kdmp.Reader, window: int, size: int) -> Loop:
-    def loop() -> int:
-        for start in range(window, window + size, CHUNK):
-            reader.read(start, CHUNK)
+        read = reader.read
+        for start in range(window, window + size, chunk):
+            read(start, chunk)
         return size
 
     return loop
 
 
-def _chunks_into(reader: kdmp.Reader, window: int, size: int, buffer: bytearray) -> Loop:
+def _chunks_into(reader: Any, window: int, size: int, chunk: int) -> Loop:
+    buffer = bytearray(chunk)
+
     def loop() -> int:
-        for start in range(window, window + size, CHUNK):
-            if reader.read_into(start, buffer) != CHUNK:
+        read_into = reader.read_into
+        for start in range(window, window + size, chunk):
+            if read_into(start, buffer) != chunk:
                 raise AssertionError(f"short read at {start:#x}")
         return size
 
     return loop
 
 
-def _whole_pages(parser: Any, window: int, size: int) -> Loop:
-    """Return the peer's way to read in sequence: chunks of pages, joined."""
-
-    def loop() -> int:
-        read_page = parser.read_virtual_page
-        for start in range(window, window + size, CHUNK):
-            b"".join([read_page(va) for va in range(start, start + CHUNK, PAGE)])
-        return size
-
-    return loop
+def _some(read: Callable[[int, int], Any], window: int, size: int, chunk: int, seconds: float) -> Loop:
+    """Return a peer's loop over as many chunks as it reads in that time."""
+    chunks = for_a_while(lambda at: read(at, chunk), range(window, window + size, chunk), seconds)
+    return lambda: chunks() * chunk

@@ -5,7 +5,6 @@ SPDX-License-Identifier: MIT
 
 import ctypes
 import shutil
-import statistics
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -38,13 +37,8 @@ def run(options: Options) -> Iterator[Row]:
                 "ns/page",
                 samples,
                 claim,
-                note=_note(f"compare frames, {what}", samples),
+                note="bound: memcmp in one thread",
             )
-
-
-def _note(what: str, samples: dict[str, list[float]]) -> str:
-    speed, bound = (dumps.PAGE / statistics.median(samples[who]) for who in (OURS, BOUND))
-    return f"{what}: {speed:.1f} GB/s of each dump; bound: memcmp in one thread, {bound:.1f} GB/s"
 
 
 def _ensure_later(path: Path) -> Path:

@@ -1,99 +1,100 @@
-"""`Reader.translate` from Python, one address per call.
+"""Translations from Python: one address per call, and many at once.
+
+The bound of many at once is a plain C walk through the same tables in a map of the same file.
 
 SPDX-License-Identifier: MIT
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import kdmp
-from benchmarks import dumps, peers
-from benchmarks.harness import OURS, PEER, Claim, Loop, Options, Row, expect_equal, over, time_loops
+from benchmarks import bounds, claims, dumps, peers
+from benchmarks.harness import (
+    BOUND,
+    BOUND_ONE,
+    ONE,
+    OURS,
+    RAW,
+    Claim,
+    Loop,
+    Mismatch,
+    Options,
+    Row,
+    expect_equal,
+    for_a_while,
+    over,
+    time_loops,
+)
 from kdmp.many import as_addresses
 
-RAW = "kdmp_parser (raw)"
+_WINDOWS = (
+    ("random 4 KB page", dumps.SHUFFLED, None),
+    ("same 4 KB page", dumps.SHUFFLED, 1),
+    ("random 2 MB page", dumps.LARGE_PAGES, None),
+)
 
 
 def run(options: Options) -> Iterator[Row]:
     """Yield the rows of this group."""
-    quick = options.quick
-    yield from _translating(options, dumps.bitmap_1g(quick=quick), Claim("ratio", 1.5))
-    yield from _translating(options, dumps.full_1g(quick=quick), None)
-    yield from _translating(options, dumps.bitmap_64g(quick=quick), None)
+    for number, make in enumerate((dumps.bitmap_1g, dumps.full_1g, dumps.ranges_1g, dumps.bitmap_64g)):
+        machine = make(quick=options.quick)
+        path = dumps.ensure(machine, options.directory)
+        sides = peers.opened(path, machine.dtb, options.opening)
+        with kdmp.Dump(path) as dump, bounds.Bound(dump, path, options.directory) as bound:
+            yield from _one_by_one(options, machine, dump.reader(), sides, all_windows=number == 0)
+            yield from _many(options, machine, dump.reader(), sides, bound)
 
 
-def _translating(options: Options, machine: dumps.Machine, claim: Claim | None) -> Iterator[Row]:
-    path = dumps.ensure(machine, options.directory)
-    parser = peers.open_kdmp_parser(path)
-    missing = {} if parser else {PEER: peers.NOT_INSTALLED}
-    with kdmp.Dump(path) as dump:
-        reader = dump.reader()
-        count = options.scaled(200_000)
-        for what, window, span in (
-            ("random 4 KB page", dumps.SHUFFLED, None),
-            ("same 4 KB page", dumps.SHUFFLED, 1),
-            ("random 2 MB page", dumps.LARGE_PAGES, None),
-        ):
-            addresses = machine.random_addresses(count, window=window)
-            if span:
-                addresses = [addresses[0]] * count
-            _check(machine, reader, parser, addresses[:2000])
-            loops: dict[str, Loop] = {OURS: over(reader.translate, addresses)}
-            if parser:
-                loops[PEER] = over(parser.translate_virtual, addresses)
-                raw = peers.raw_kdmp_parser(parser)
-                if raw is not None:
-                    loops[RAW] = _raw(raw.VirtTranslate, addresses, machine.dtb)
-            first = what.startswith("random 4 KB")
-            samples = time_loops(loops, options.rounds)
+def _one_by_one(
+    options: Options, machine: dumps.Machine, reader: kdmp.Reader, sides: peers.Sides, *, all_windows: bool
+) -> Iterator[Row]:
+    count = options.scaled(200_000)
+    for what, window, span in _WINDOWS if all_windows else _WINDOWS[:1]:
+        addresses = machine.random_addresses(count, window=window)
+        if span:
+            addresses = [addresses[0]] * count
+        for va in addresses[:2000]:
+            expect_equal(
+                f"translate({va:#x})",
+                {"the generator": machine.physical(va), OURS: reader.translate(va).pa},
+            )
+        sides.check("translate", addresses[:200], machine.physical)
+        loops: dict[str, Loop] = {OURS: over(reader.translate, addresses)}
+        for name, function in sides.calls("translate").items():
+            loops[name] = for_a_while(function, addresses, options.sample)
+        loops |= raw_translate(sides, addresses, machine.dtb)
+        random_pages = window == dumps.SHUFFLED and not span
+        claim = Claim("ratio", claims.SCALAR_RATIO, RAW, claims.SCALAR_TRANSLATE) if random_pages else None
+        samples = time_loops(loops, options.rounds, patience=options.patience)
+        missing = sides.missing("translate")
+        yield Row("translate", f"translate, {what}", "ns", samples, claim, missing=missing, dump=machine.name)
+        if random_pages and all_windows:
+            loops = {OURS: _pa(reader, addresses), **{k: v for k, v in loops.items() if k != OURS}}
+            samples = time_loops(loops, options.rounds, patience=options.patience)
             yield Row(
                 "translate",
-                f"translate, {what}, {machine.name}",
+                f"translate(va).pa, {what}",
                 "ns",
                 samples,
-                claim if first else None,
                 missing=missing,
+                dump=machine.name,
             )
-            if first:
-                loops[OURS] = _pa(reader, addresses)
-                samples = time_loops(loops, options.rounds)
-                yield Row(
-                    "translate", f"translate(va).pa, {what}, {machine.name}", "ns", samples, missing=missing
-                )
-                if "64g" not in machine.name:  # whose data does not fit in memory
-                    yield from _many(options, machine, reader, loops, addresses, missing)
 
 
-def _many(
-    options: Options,
-    machine: dumps.Machine,
-    reader: kdmp.Reader,
-    loops: dict[str, Loop],
-    addresses: list[int],
-    missing: dict[str, str],
-) -> Iterator[Row]:
-    """The same addresses in one call: 10 times the peer's rate, and 25 million a second."""
-    vas = as_addresses(addresses)
-    many_at_once = [int(pa) for pa in reader.translate_many(vas[:2000]).pa]
-    expect_equal(
-        "translate_many", {"many": many_at_once, "one": [reader.translate(va).pa for va in addresses[:2000]]}
-    )
+def raw_translate(sides: peers.Sides, addresses: list[int], dtb: int) -> dict[str, Loop]:
+    """Return the loop over the translation of kdmp_parser's C++ object, the yardstick of scalar calls."""
 
-    def many() -> int:
-        reader.translate_many(vas)
-        return len(addresses)
+    def loop_over(function: Callable[[int, int], object]) -> Loop:
+        def loop() -> int:
+            for va in addresses:
+                function(va, dtb)
+            return len(addresses)
 
-    def read() -> int:
-        reader.read_u64_many(vas)
-        return len(addresses)
+        return loop
 
-    peer = {name: loop for name, loop in loops.items() if name != OURS}
-    name = f"random 4 KB page, {machine.name}"
-    samples = time_loops({OURS: many, **peer}, options.rounds)
-    yield Row("translate", f"translate_many, {name}", "ns", samples, Claim("ratio", 10), missing=missing)
-    yield Row("translate", f"translate_many, {name}, rate", "ns", {OURS: samples[OURS]}, Claim("value", 40))
-    yield Row(
-        "translate", f"read_u64_many, {name}", "ns", time_loops({OURS: read}, options.rounds), missing=missing
-    )
+    functions = list(sides.calls("raw_translate").values())
+    return {RAW: loop_over(functions[0])} if functions else {}
 
 
 def _pa(reader: kdmp.Reader, addresses: list[int]) -> Loop:
@@ -106,18 +107,90 @@ def _pa(reader: kdmp.Reader, addresses: list[int]) -> Loop:
     return loop
 
 
-def _raw(function: object, addresses: list[int], dtb: int) -> Loop:
+def _many(
+    options: Options, machine: dumps.Machine, reader: kdmp.Reader, sides: peers.Sides, bound: bounds.Bound
+) -> Iterator[Row]:
+    """The same addresses in one call, in one thread and in two."""
+    addresses = machine.random_addresses(options.scaled(1 << 20))
+    vas = as_addresses(addresses)
+    expected = [machine.physical(va) for va in addresses]
+    if [int(pa) for pa in reader.translate_many(vas).pa] != expected:
+        raise Mismatch("translate_many answers something else than the generator")
+    out = as_addresses(bytes(8 * len(vas))[: len(vas)])
+    theirs: dict[str, Loop] = {}
+    for name, function in sides.calls("translate").items():
+        theirs[name] = for_a_while(function, addresses, options.sample)
+    theirs |= raw_translate(sides, addresses[: options.scaled(200_000)], machine.dtb)
+    missing = sides.missing("translate")
+    walks: dict[str, Any] = {}
+    if bound.usable:
+        walks = {name: bound.walk(name, machine.dtb, vas, out) for name in ("translate", "read_u64")}
+        walks["translate"](0, len(vas))
+        if [int(pa) for pa in out] != expected:
+            raise Mismatch("the plain C walk answers something else than the generator")
+    else:
+        missing = {**missing, BOUND: "no C compiler for the bound"}
+
+    ten = Claim("ratio", 10, RAW, claims.BATCH_RATIO)
+    rate = Claim("reach", 40, line=claims.BATCH_RATE)
+    twice = Claim("ratio", 1.8, ONE, claims.TWO_THREADS_BATCH)
+    for name, call, scan_all in (
+        ("translate_many", reader.translate_many, True),
+        ("read_u64_many", reader.read_u64_many, machine.filled),  # holes would fill the page cache
+    ):
+        if not scan_all:
+            continue
+        first = name == "translate_many"
+        walk = walks.get(name.removesuffix("_many"))
+        loops: dict[str, Loop] = {OURS: _calling(call, vas, 1), **(theirs if first else {})}
+        if walk:
+            loops[BOUND] = _sharing(walk, len(vas), 1)
+        samples = time_loops(loops, options.rounds, patience=options.patience)
+        note = "bound: a plain C walk through the tables in the mapped file" + (
+            "" if first else " and a load"
+        )
+        yield Row(
+            "translate",
+            f"{name}, random 4 KB page",
+            "ns",
+            samples,
+            (ten, rate) if first else None,
+            note=note,
+            missing=missing if first else {},
+            dump=machine.name,
+        )
+        loops = {OURS: _calling(call, vas, 2, 4), ONE: _calling(call, vas, 1, 4)}
+        if walk:
+            loops |= {BOUND: _sharing(walk, len(vas), 2, 4), BOUND_ONE: _sharing(walk, len(vas), 1, 4)}
+        samples = time_loops(loops, options.rounds, patience=options.patience)
+        yield Row(
+            "translate",
+            f"{name}, random 4 KB page, 2 threads",
+            "ns",
+            samples,
+            twice if machine.filled else None,
+            note=note,
+            dump=machine.name,
+        )
+
+
+def _calling(call: Callable[..., object], vas: Any, threads: int, times: int = 1) -> Loop:
+    many = as_addresses(list(vas) * times) if times > 1 else vas
+
     def loop() -> int:
-        for va in addresses:
-            function(va, dtb)  # type: ignore[operator]
-        return len(addresses)
+        call(many, threads=threads)
+        return len(many)
 
     return loop
 
 
-def _check(machine: dumps.Machine, reader: kdmp.Reader, parser: object, addresses: list[int]) -> None:
-    for va in addresses:
-        answers: dict[str, object] = {"the generator": machine.physical(va), OURS: reader.translate(va).pa}
-        if parser:
-            answers[PEER] = parser.translate_virtual(va)  # type: ignore[attr-defined]
-        expect_equal(f"translate({va:#x})", answers)
+def _sharing(work: Callable[[int, int], object], count: int, threads: int, times: int = 1) -> Loop:
+    def repeated(start: int, stop: int) -> None:
+        for _ in range(times):
+            work(start, stop)
+
+    def loop() -> int:
+        bounds.shared(repeated, count, threads)
+        return count * times
+
+    return loop

@@ -1,9 +1,8 @@
 """The dumps that benchmarks read: generated with `kdmp.DumpWriter`, sparse, cached, always the same.
 
 Every dump has real x64 page tables. Four windows of the kernel half map the same data frames in
-different ways (see `Machine`). In a filled dump the 8 bytes at physical address pa hold the number
-pa, so that every read can be checked; in others the data frames are holes of the file and only
-the page tables take room.
+different ways (see `Machine`). In a filled dump the data frames hold what contents.py says, so that every
+read can be checked; in others they are holes of the file and only the page tables take room.
 
 SPDX-License-Identifier: MIT
 """
@@ -17,6 +16,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import ClassVar
+
+from benchmarks import contents
 
 PAGE = 0x1000
 TABLE_ENTRIES = 512
@@ -34,6 +35,7 @@ _LOW_END, _HIGH_START = 0xC_0000, 0x10_0000  # the hole below 4 GiB that every P
 _ENTRY = 0x63  # present, writable, accessed, dirty
 _PS, _NX = 0x80, 1 << 63
 _VERSION = 1  # part of file names: raise it when the contents change
+_FILLED_VERSION = 2
 _SEED = 20260101
 
 
@@ -50,6 +52,11 @@ class Machine:
     gib: int = 1
     mapped: int = MAPPED_PAGES
     filled: bool = False
+
+    @property
+    def data_start(self) -> int:
+        """Physical address of the first data frame; `mapped` of them follow each other from here."""
+        return _HIGH_START * PAGE
 
     @property
     def data_frames(self) -> int:
@@ -83,7 +90,11 @@ class Machine:
     @property
     def path_name(self) -> str:
         """File name in the cache."""
-        return f"{self.name}-{self.mapped:x}-v{_VERSION}.dmp"
+        return f"{self.name}-{self.mapped:x}-v{_FILLED_VERSION if self.filled else _VERSION}.dmp"
+
+    def word(self, pa: int) -> int:
+        """Return the 8 bytes at a multiple of 8 in a data frame, without any dump."""
+        return contents.word(pa, _HIGH_START) if self.filled else 0
 
     def physical(self, va: int) -> int:
         """Return the physical address of an address in one of the windows, without any page table."""
@@ -105,13 +116,13 @@ def bitmap_1g(*, quick: bool = False) -> Machine:
 
 
 def full_1g(*, quick: bool = False) -> Machine:
-    """Return a 1 GiB dump of type 1 (runs), no data."""
-    return Machine("full-1g", 1, 1, MAPPED_PAGES // 16 if quick else MAPPED_PAGES)
+    """Return a 1 GiB dump of type 1 (runs) with data."""
+    return Machine("full-1g", 1, 1, MAPPED_PAGES // 16 if quick else MAPPED_PAGES, filled=True)
 
 
 def ranges_1g(*, quick: bool = False) -> Machine:
-    """Return a 1 GiB dump of type 0xA (ranges), no data."""
-    return Machine("ranges-1g", 0xA, 1, MAPPED_PAGES // 16 if quick else MAPPED_PAGES)
+    """Return a 1 GiB dump of type 0xA (ranges, its signature is RDMP) with data."""
+    return Machine("rdmp-1g", 0xA, 1, MAPPED_PAGES // 16 if quick else MAPPED_PAGES, filled=True)
 
 
 def bitmap_64g(*, quick: bool = False) -> Machine:
@@ -157,7 +168,7 @@ def _write(machine: Machine, path: Path) -> None:
         if machine.filled:
             step = 256
             for first in range(_HIGH_START, _HIGH_START + machine.mapped, step):
-                writer.write(first, array("Q", range(first * PAGE, (first + step) * PAGE, 8)))
+                writer.write(first, contents.pages(first, step, _HIGH_START))
 
 
 def _tables(machine: Machine) -> "list[tuple[int, array[int]]]":
@@ -214,6 +225,11 @@ class Spread:
     def path_name(self) -> str:
         """File name in the cache."""
         return f"spread-{self.pages:x}-v{_VERSION}.dmp"
+
+    @property
+    def dtb(self) -> int:
+        """The page-table root."""
+        return _ROOT_PFN * PAGE
 
     @property
     def frames(self) -> int:
