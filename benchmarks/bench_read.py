@@ -32,6 +32,7 @@ from benchmarks.harness import (
 PAGE = dumps.PAGE
 GIB = 1 << 30
 _EIGHT_TO_ONE = 1.25  # 80 % of the bound
+_PYTHON = "slices of a memoryview"
 _CHUNKS = ((4 << 10, "4 KB"), (64 << 10, "64 KB"), (1 << 20, "1 MB"))
 
 
@@ -87,7 +88,8 @@ def _small(options: Options, machine: dumps.Machine, dump: kdmp.Dump, sides: pee
     yield row(
         "read_u64(va), random", over(reader.read_u64, addresses), "read8", addresses, (fifty, scalar), raw
     )
-    yield row("read(va, 8), random", over_sized(reader.read, addresses, 8), "read8", addresses, fifty)
+    if everything:
+        yield row("read(va, 8), random", over_sized(reader.read, addresses, 8), "read8", addresses, fifty)
     paged = Claim("ratio", 50, line=claims.PAGE_READ)
     yield row("read(va, 4096), random", over_sized(reader.read, pages, PAGE), "page", pages, paged)
     if not everything:
@@ -106,9 +108,9 @@ def _sequential(
     path: Path,
     bound: bounds.Bound,
 ) -> Iterator[Row]:
-    """Read a whole window in chunks; times are milliseconds per GiB."""
+    """Read a window in chunks, much more of it than the caches hold; times are milliseconds per GiB."""
     reader = dump.reader()
-    size = machine.mapped * PAGE
+    size = min(machine.mapped * PAGE, 256 << 20)
     everything = machine.name == "bitmap-1g"
     claim = Claim("slowdown", _EIGHT_TO_ONE, line=claims.SEQUENTIAL)
 
@@ -124,7 +126,8 @@ def _sequential(
             ("physical", machine.data_start, False),
             ("4 KB pages shuffled", dumps.SHUFFLED, True),
         ):
-            if what == "4 KB pages shuffled" and not everything:
+            large = chunk == _CHUNKS[-1][0]
+            if what not in ("4 KB pages in order", "physical") and not (everything and large):
                 continue
             source = reader if virtual else dump.phys
             call = "read" if virtual else "phys_read"
@@ -137,7 +140,9 @@ def _sequential(
             if not copying:
                 missing = {**missing, BOUND: "no C compiler for the bound"}
             samples = timed(_chunks_into(source, window, size, chunk), copying, theirs)
-            wanted = claim if window != dumps.SHUFFLED else None
+            # The call alone takes more than a fifth of the time in which 4 KB are copied.
+            wanted = claim if window != dumps.SHUFFLED and chunk > PAGE else None
+            theirs |= {_PYTHON: _view_copying(path, dump, machine, size)} if chunk == PAGE else {}
             yield Row(
                 "read",
                 f"sequential read_into, {text}, {what}",
@@ -147,8 +152,9 @@ def _sequential(
                 missing=missing,
                 dump=machine.name,
             )
-            if window == dumps.LINEAR:
-                with _slicing(path, bound, machine, size, chunk) as slices:
+            if window == dumps.LINEAR and everything:
+                with _Slicing(path, bounds.offset(dump, machine.data_start), size, chunk) as slices:
+                    theirs.pop(_PYTHON, None)
                     samples = timed(_chunks(reader, window, size, chunk), slices.loop, theirs)
                 yield Row(
                     "read",
@@ -174,15 +180,28 @@ def _copying(bound: bounds.Bound, machine: dumps.Machine, size: int, chunk: int)
     return loop
 
 
-class _slicing:  # noqa: N801 - a context manager
+def _view_copying(path: Path, dump: kdmp.Dump, machine: dumps.Machine, size: int) -> Loop:
+    """What Python itself does: copy slices of a memoryview of the map, a page at a time."""
+    start = bounds.offset(dump, machine.data_start)
+    buffer = memoryview(bytearray(PAGE))
+
+    def loop() -> int:
+        with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
+            view = memoryview(mapped)
+            for at in range(start, start + size, PAGE):
+                buffer[:] = view[at : at + PAGE]
+            view.release()
+        return size
+
+    return loop
+
+
+class _Slicing:
     """The loop that makes new objects of slices of a map."""
 
-    def __init__(
-        self, path: Path, bound: bounds.Bound, machine: dumps.Machine, size: int, chunk: int
-    ) -> None:
+    def __init__(self, path: Path, start: int, size: int, chunk: int) -> None:
         with path.open("rb") as file:
             self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        start = _offset(path, bound, machine)
         mapped = self._map
 
         def loop() -> int:
@@ -197,16 +216,6 @@ class _slicing:  # noqa: N801 - a context manager
 
     def __exit__(self, *exception: object) -> None:
         self._map.close()
-
-
-def _offset(path: Path, bound: bounds.Bound, machine: dumps.Machine) -> int:
-    if bound.usable:
-        return bound.offset(machine.data_start)
-    with kdmp.Dump(path) as dump:
-        for run in dump.pages.runs():
-            if run.pfn <= machine.data_start // PAGE < run.pfn + run.count:
-                return int(run.file_offset + machine.data_start - run.pfn * PAGE)
-    raise ValueError("the dump has no data")
 
 
 def _number(data: bytes) -> int:

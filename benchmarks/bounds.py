@@ -7,7 +7,7 @@ import ctypes
 import subprocess
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, Self
 
@@ -60,6 +60,7 @@ class Bound:
         self.base = self.library.bound_map(str(path).encode(), ctypes.byref(self._size))
         if self.base is None:
             raise OSError(f"cannot map {path}")
+        self.offset = partial(offset, dump)
         runs = [(run.pfn, run.count, run.file_offset) for run in dump.pages.runs()]
         runs.sort(key=lambda run: -run[1])  # the longest first, as anybody would who knows the dump
         self._runs = (_Run * len(runs))(*(_Run(*run) for run in runs))
@@ -75,13 +76,6 @@ class Bound:
 
     def __exit__(self, *exception: object) -> None:
         self.close()
-
-    def offset(self, pa: int) -> int:
-        """Where in the file a physical address is kept."""
-        for run in self._runs:
-            if run.first <= pa >> 12 < run.first + run.count:
-                return int(run.offset + pa - run.first * 4096)
-        raise ValueError(f"no frame at {pa:#x}")
 
     def walk(self, name: str, dtb: int, addresses: Any, results: Any) -> Callable[[int, int], None]:
         """Return work(start, stop) that translates ("translate") or reads ("read_u64") these addresses."""
@@ -125,6 +119,14 @@ class Bound:
         """Return work(start, stop) that counts a byte with memchr."""
         base = self.base + self.offset(pa)
         return lambda start, stop: self.library.bound_find_byte(base + start, stop - start, byte)
+
+
+def offset(dump: kdmp.Dump, pa: int) -> int:
+    """Where in the file a physical address is kept."""
+    for run in dump.pages.runs():
+        if run.pfn <= pa >> 12 < run.pfn + run.count:
+            return int(run.file_offset + pa - run.pfn * 4096)
+    raise ValueError(f"no frame at {pa:#x}")
 
 
 def shared(work: Callable[[int, int], object], count: int, threads: int) -> list[Any]:

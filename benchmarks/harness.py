@@ -45,7 +45,7 @@ class Options:
     @property
     def patience(self) -> float:
         """Seconds that a contender may take for all its samples of a row."""
-        return 0.7 if self.quick else 6.0
+        return 0.5 if self.quick else 4.0
 
     @property
     def opening(self) -> float:
@@ -55,7 +55,7 @@ class Options:
     @property
     def sample(self) -> float:
         """Seconds that one sample of a slow contender should take about."""
-        return 0.01 if self.quick else 0.1
+        return 0.01 if self.quick else 0.05
 
     def scaled(self, n: int) -> int:
         """Return `n` calls, or a sixteenth of it in a smoke run."""

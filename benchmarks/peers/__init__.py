@@ -11,6 +11,7 @@ import importlib.metadata
 import json
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
@@ -118,18 +119,21 @@ def open_dump(name: str, path: Path, dtb: int) -> Peer:
 
 
 @cache
+def first(name: str, path: Path, dtb: int, seconds: float) -> dict[str, Any] | str:
+    """Open a dump with a peer in a process of its own; return as `child`."""
+    return load(name) or child(name, path, dtb, seconds)
+
+
 def trial(name: str, path: Path, dtb: int, seconds: float) -> str | None:
-    """Open a dump with a peer in a process of its own; return why that does not work, None if it does."""
-    reason = load(name)
-    if reason:
-        return reason
-    found = child(name, path, dtb, seconds)
+    """Return why a peer does not open a dump within so many seconds, None if it does."""
+    found = first(name, path, dtb, seconds)
     return found if isinstance(found, str) else None
 
 
 def child(name: str, path: Path, dtb: int, seconds: float) -> dict[str, Any] | str:
     """Return what benchmarks/child.py says of opening a dump, or why it says nothing."""
     command = [sys.executable, "-m", "benchmarks.child", name, str(path), hex(dtb)]
+    start = time.monotonic()
     try:
         done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=seconds)
     except subprocess.TimeoutExpired:
@@ -140,7 +144,7 @@ def child(name: str, path: Path, dtb: int, seconds: float) -> dict[str, Any] | s
         last = done.stderr.strip().splitlines()[-1:] or [f"exit code {done.returncode}"]
         return f"{name} does not open {_kind(path)}: {last[0].strip()[:120]}"
     result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return result
+    return {**result, "seconds": time.monotonic() - start}
 
 
 def _kind(path: Path) -> str:
