@@ -97,6 +97,29 @@ bound_read_u64(const uint8_t *bytes, const struct run *runs, int n,
     }
 }
 
+/* One translation, with 'load' a read too, after the other, each waiting for
+ * the one before as calls from outside do.  'zero' is 0, which the compiler
+ * must not know. */
+uint64_t
+bound_one_by_one(const uint8_t *bytes, const struct run *runs, int n,
+                 uint64_t root, const uint64_t *vaddrs, uint64_t count,
+                 int load, uint64_t zero)
+{
+    uint64_t value = 0;
+
+    for (uint64_t i = 0; i < count; i++) {
+        const uint8_t *place;
+
+        value = walk(bytes, runs, n, root, vaddrs[i] ^ (value & zero));
+        if (!load)
+            continue;
+        place = at(bytes, runs, n, value);
+        if (place != NULL)
+            memcpy(&value, place, 8);
+    }
+    return value;
+}
+
 /* Copy all bytes into a buffer of 'chunk' bytes, again and again. */
 void
 bound_copy(const uint8_t *bytes, uint64_t size, uint8_t *buffer, uint64_t chunk)

@@ -13,7 +13,7 @@ from typing import Any, Self
 
 import kdmp
 from benchmarks import bounds, claims, dumps, peers
-from benchmarks.bench_translate import raw_translate
+from benchmarks.bench_translate import NOTE, raw_translate
 from benchmarks.harness import (
     BOUND,
     OURS,
@@ -28,6 +28,7 @@ from benchmarks.harness import (
     over_sized,
     time_loops,
 )
+from kdmp.many import as_addresses
 
 PAGE = dumps.PAGE
 GIB = 1 << 30
@@ -43,12 +44,14 @@ def run(options: Options) -> Iterator[Row]:
         path = dumps.ensure(machine, options.directory)
         sides = peers.opened(path, machine.dtb, options.opening)
         with kdmp.Dump(path) as dump, bounds.Bound(dump, path, options.directory) as bound:
-            yield from _small(options, machine, dump, sides)
+            yield from _small(options, machine, dump, sides, bound)
             if machine.filled:
                 yield from _sequential(options, machine, dump, sides, path, bound)
 
 
-def _small(options: Options, machine: dumps.Machine, dump: kdmp.Dump, sides: peers.Sides) -> Iterator[Row]:
+def _small(
+    options: Options, machine: dumps.Machine, dump: kdmp.Dump, sides: peers.Sides, bound: bounds.Bound
+) -> Iterator[Row]:
     """Random reads; of the large dump only so many that what is touched stays in memory."""
     reader = dump.reader()
     everything = machine.name == "bitmap-1g"
@@ -77,14 +80,16 @@ def _small(options: Options, machine: dumps.Machine, dump: kdmp.Dump, sides: pee
             who: for_a_while(function, arguments, options.sample)
             for who, function in sides.calls(what).items()
         }
-        samples = time_loops(
-            {OURS: ours, **theirs, **(more or {})}, options.rounds, patience=options.patience
-        )
-        return Row("read", name, "ns", samples, claim, missing=sides.missing(what), dump=machine.name)
+        more = more or {}
+        samples = time_loops({OURS: ours, **theirs, **more}, options.rounds, patience=options.patience)
+        note = f"{NOTE}; and a load" if BOUND in more else ""
+        return Row("read", name, "ns", samples, claim, note, sides.missing(what), machine.name)
 
     fifty = Claim("ratio", 50)
     scalar = Claim("ratio", claims.SCALAR_RATIO, RAW, claims.SCALAR_READ)
     raw = raw_translate(sides, addresses, machine.dtb)
+    if bound.usable:
+        raw[BOUND] = bound.one_by_one(machine.dtb, as_addresses(addresses), load=True)
     yield row(
         "read_u64(va), random", over(reader.read_u64, addresses), "read8", addresses, (fifty, scalar), raw
     )
@@ -94,6 +99,8 @@ def _small(options: Options, machine: dumps.Machine, dump: kdmp.Dump, sides: pee
     yield row("read(va, 4096), random", over_sized(reader.read, pages, PAGE), "page", pages, paged)
     if not everything:
         return
+    few = addresses[:1000] * (len(addresses) // 1000)
+    yield row("read_u64(va), 1000 addresses again and again", over(reader.read_u64, few), "read8", few)
     yield row("read_into(va, page), random", _into(reader, pages), "page", pages)
     yield row("phys.read_u64(pa), random", over(dump.phys.read_u64, physical), "phys8", physical)
     frames = [pa // PAGE for pa in physical]

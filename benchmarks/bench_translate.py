@@ -28,6 +28,7 @@ from benchmarks.harness import (
 )
 from kdmp.many import as_addresses
 
+NOTE = "bound: a plain C walk through the tables in the mapped file, each waiting for the one before"
 _WINDOWS = (
     ("random 4 KB page", dumps.SHUFFLED, None),
     ("same 4 KB page", dumps.SHUFFLED, 1),
@@ -42,12 +43,18 @@ def run(options: Options) -> Iterator[Row]:
         path = dumps.ensure(machine, options.directory)
         sides = peers.opened(path, machine.dtb, options.opening)
         with kdmp.Dump(path) as dump, bounds.Bound(dump, path, options.directory) as bound:
-            yield from _one_by_one(options, machine, dump.reader(), sides, all_windows=number == 0)
+            yield from _one_by_one(options, machine, dump.reader(), sides, bound, all_windows=number == 0)
             yield from _many(options, machine, dump.reader(), sides, bound)
 
 
 def _one_by_one(
-    options: Options, machine: dumps.Machine, reader: kdmp.Reader, sides: peers.Sides, *, all_windows: bool
+    options: Options,
+    machine: dumps.Machine,
+    reader: kdmp.Reader,
+    sides: peers.Sides,
+    bound: bounds.Bound,
+    *,
+    all_windows: bool,
 ) -> Iterator[Row]:
     count = options.scaled(200_000)
     for what, window, span in _WINDOWS if all_windows else _WINDOWS[:1]:
@@ -64,11 +71,13 @@ def _one_by_one(
         for name, function in sides.calls("translate").items():
             loops[name] = for_a_while(function, addresses, options.sample)
         loops |= raw_translate(sides, addresses, machine.dtb)
+        if bound.usable:
+            loops[BOUND] = bound.one_by_one(machine.dtb, as_addresses(addresses), load=False)
         random_pages = window == dumps.SHUFFLED and not span
         claim = Claim("ratio", claims.SCALAR_RATIO, RAW, claims.SCALAR_TRANSLATE) if random_pages else None
         samples = time_loops(loops, options.rounds, patience=options.patience)
         missing = sides.missing("translate")
-        yield Row("translate", f"translate, {what}", "ns", samples, claim, missing=missing, dump=machine.name)
+        yield Row("translate", f"translate, {what}", "ns", samples, claim, NOTE, missing, machine.name)
         if random_pages and all_windows:
             loops = {OURS: _pa(reader, addresses), **{k: v for k, v in loops.items() if k != OURS}}
             samples = time_loops(loops, options.rounds, patience=options.patience)

@@ -13,6 +13,7 @@ from typing import Any, Self
 
 import kdmp
 from benchmarks.compiler import compiler
+from benchmarks.harness import Loop
 
 SOURCE = Path(__file__).with_name("bench_bound.c")
 _POINTER, _U64, _INT = ctypes.c_void_p, ctypes.c_uint64, ctypes.c_int
@@ -39,6 +40,7 @@ def _library(directory: Path) -> Any:
         ("unmap", None, [_POINTER, _U64]),
         ("translate", None, walk),
         ("read_u64", None, walk),
+        ("one_by_one", _U64, [_POINTER, _POINTER, _INT, _U64, _POINTER, _U64, _INT, _U64]),
         ("copy", None, [_POINTER, _U64, _POINTER, _U64]),
         ("find", _U64, [_POINTER, _U64, ctypes.c_char_p, _U64]),
         ("find_byte", _U64, [_POINTER, _U64, _INT]),
@@ -94,6 +96,16 @@ class Bound:
             )
 
         return work
+
+    def one_by_one(self, dtb: int, addresses: Any, *, load: bool) -> Loop:
+        """Return the loop of a C walk, with a load if so wanted, that waits for each answer."""
+        function, source = self.library.bound_one_by_one, _address(addresses)
+
+        def loop() -> int:
+            function(self.base, self._runs, len(self._runs), dtb, source, len(addresses), load, 0)
+            return len(addresses)
+
+        return loop
 
     def copy(self, pa: int, chunk: int) -> Callable[[int, int], None]:
         """Return work(start, stop) that copies these bytes from a physical address on into one buffer."""
