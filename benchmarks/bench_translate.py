@@ -125,7 +125,7 @@ def _many(
     expected = [machine.physical(va) for va in addresses]
     if [int(pa) for pa in reader.translate_many(vas).pa] != expected:
         raise Mismatch("translate_many answers something else than the generator")
-    out = as_addresses(bytes(8 * len(vas))[: len(vas)])
+    out = bounds.as_numbers(bytes(len(vas)))
     theirs: dict[str, Loop] = {}
     for name, function in sides.calls("translate").items():
         theirs[name] = for_a_while(function, addresses, options.sample)

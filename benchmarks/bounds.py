@@ -3,9 +3,10 @@
 SPDX-License-Identifier: MIT
 """
 
+import array
 import ctypes
 import subprocess
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache, partial
 from pathlib import Path
@@ -148,6 +149,11 @@ def shared(work: Callable[[int, int], object], count: int, threads: int) -> list
         return [work(0, count)]
     with ThreadPoolExecutor(threads) as pool:
         return list(pool.map(work, bounds[:-1], bounds[1:]))
+
+
+def as_numbers(values: Iterable[int]) -> "array.array[int]":
+    """Return numbers as a writable buffer of unsigned 64-bit ones."""
+    return array.array("Q", values)
 
 
 def _address(buffer: Any) -> int:
