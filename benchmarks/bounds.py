@@ -83,6 +83,8 @@ class Bound:
     def walk(self, name: str, dtb: int, addresses: Any, results: Any) -> Callable[[int, int], None]:
         """Return work(start, stop) that translates ("translate") or reads ("read_u64") these addresses."""
         function = getattr(self.library, f"bound_{name}")
+        if len(results) < len(addresses):
+            raise ValueError("no room for all results")
         source, target = _address(addresses), _address(results)
 
         def work(start: int, stop: int) -> None:
@@ -153,7 +155,7 @@ def shared(work: Callable[[int, int], object], count: int, threads: int) -> list
 
 def as_numbers(values: Iterable[int]) -> "array.array[int]":
     """Return numbers as a writable buffer of unsigned 64-bit ones."""
-    return array.array("Q", values)
+    return array.array("Q", iter(values))  # of bytes, too, their values
 
 
 def _address(buffer: Any) -> int:
