@@ -8,7 +8,7 @@ from operator import index
 from typing import TYPE_CHECKING, NamedTuple, SupportsIndex
 
 from kdmp._kdmp import NotContiguousError
-from kdmp.faults import uncollected
+from kdmp.scopes import uncollected
 
 if TYPE_CHECKING:
     from kdmp._kdmp import Address, DumpBase, Extent

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 from kdmp._headers import LAYOUT64, layout_for
 from kdmp._kdmp import KdmpError, TruncatedError, UnreadableError, UnsupportedDumpError
-from kdmp.faults import uncollected
 from kdmp.records import DumpKind
+from kdmp.scopes import uncollected
 from kdmp.targets import appearing, write_all
 from kdmp.writer import DumpWriter
 

@@ -20,15 +20,15 @@ from kdmp._kdmp import (
     VaRange,
     WrongFileError,
 )
-from kdmp.faults import FaultCollector, uncollected
 from kdmp.reader import CacheInfo, Reader
 from kdmp.records import DumpAttributes, DumpKind
+from kdmp.scopes import uncollected
 
 if TYPE_CHECKING:
     from kdmp.bugcheck import BugCheck
     from kdmp.context import Context, ExceptionRecord
     from kdmp.doctor import Finding
-    from kdmp.faults import Ignored
+    from kdmp.faults import FaultCollector, Ignored
     from kdmp.mmfacts import MmFacts
     from kdmp.overlay import Overlay
     from kdmp.packed import Unpacked
@@ -512,7 +512,7 @@ class Dump(DumpBase):
 
     # ---- what is missing ----
 
-    def collect_faults(self, ignore: "Ignored | Iterable[Ignored]" = ()) -> FaultCollector:
+    def collect_faults(self, ignore: "Ignored | Iterable[Ignored]" = ()) -> "FaultCollector":
         """Return a context manager that collects what reads of this dump miss, instead of raising.
 
         Inside its block the methods of readers that would raise an UnreadableError (any of its classes) give
@@ -532,6 +532,8 @@ class Dump(DumpBase):
 
         Readers on overlays belong to their dump. Reads that succeed cost the same with a collector.
         """
+        from kdmp.faults import FaultCollector
+
         return FaultCollector(self, ignore)
 
     # ---- views and caches ----

@@ -10,7 +10,7 @@ from operator import index
 from typing import TYPE_CHECKING, Any, Protocol, SupportsIndex
 
 from kdmp._kdmp import Gap, UnreadableError
-from kdmp.faults import uncollected
+from kdmp.scopes import uncollected
 from kdmp.targets import Target, Writable, target
 
 if TYPE_CHECKING:

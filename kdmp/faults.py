@@ -10,12 +10,11 @@ SPDX-License-Identifier: MIT
 """
 
 from bisect import bisect_right
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import wraps
 from operator import index
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, ParamSpec, Self, SupportsIndex, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, Self, SupportsIndex, TypeAlias
 
 from kdmp._kdmp import (
     AccessContext,
@@ -26,16 +25,13 @@ from kdmp._kdmp import (
     NotPresentError,
     TruncatedError,
     UnreadableError,
-    _fault_collector,
 )
+from kdmp.scopes import Scope
 
 if TYPE_CHECKING:
     from kdmp._kdmp import DumpBase
 
 __all__ = ["Fault", "FaultCollector", "Ignored"]
-
-P = ParamSpec("P")
-T = TypeVar("T")
 
 _PAGE = 0x1000
 _MAX_FAULTS = 1 << 20
@@ -98,67 +94,7 @@ class Fault:
 Ignored: TypeAlias = SupportsIndex | range | AccessContext | Fault
 
 
-class _Scope:
-    """Something that is in force for a while in this context; inside it others may be."""
-
-    _outer: "_Scope | None" = None
-    _open = False
-
-    def _enter(self) -> None:
-        self._outer = _innermost()
-        self._open = True
-        _fault_collector.set(self)
-
-    def _leave(self) -> None:
-        # Scopes of generators may end in another order than they began, or in another context.
-        self._open = False
-        _fault_collector.set(_innermost())
-
-    def _sink(self, dump: "DumpBase") -> "FaultCollector | None":
-        """The collector of this dump's faults; called by the extension on the innermost scope."""
-        scope: _Scope | None = self
-        while scope is not None:
-            if scope._open:
-                if isinstance(scope, _Pause):
-                    return None
-                if isinstance(scope, FaultCollector) and scope.dump is dump:
-                    return scope
-            scope = scope._outer
-        return None
-
-
-class _Pause(_Scope):
-    """A time in which nothing is collected."""
-
-
-def _innermost() -> _Scope | None:
-    scope: _Scope | None = _fault_collector.get()
-    while scope is not None and not scope._open:
-        scope = scope._outer
-    return scope
-
-
-def uncollected(function: Callable[P, T]) -> Callable[P, T]:
-    """Let a function be as without a collector: its reads raise, and nothing is recorded.
-
-    For code that reads memory for its own purposes and knows what to do about holes.
-    """
-
-    @wraps(function)
-    def call(*args: P.args, **kwargs: P.kwargs) -> T:
-        if _fault_collector.get() is None:
-            return function(*args, **kwargs)
-        pause = _Pause()
-        pause._enter()
-        try:
-            return function(*args, **kwargs)
-        finally:
-            pause._leave()
-
-    return call
-
-
-class FaultCollector(_Scope, Sequence[Fault]):
+class FaultCollector(Scope, Sequence[Fault]):
     """The faults of the reads inside a `with` block, each once, in the order met: a sequence of Fault.
 
     Get it from `Dump.collect_faults()`; it can be used after the block, but not for a second one. `dropped`
@@ -178,6 +114,9 @@ class FaultCollector(_Scope, Sequence[Fault]):
     def dump(self) -> "DumpBase":
         """The dump whose faults are collected."""
         return self._dump
+
+    def _collects(self, dump: "DumpBase") -> bool:
+        return self._dump is dump
 
     @property
     def active(self) -> bool:

@@ -9,7 +9,7 @@ from operator import index
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, SupportsIndex, TypeVar, cast, overload
 
 from kdmp._kdmp import AccessContext, Mapping, NonCanonicalError, ReaderBase
-from kdmp.faults import uncollected
+from kdmp.scopes import uncollected
 
 if TYPE_CHECKING:
     from kdmp._kdmp import Address

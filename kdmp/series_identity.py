@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from kdmp._kdmp import KdmpError
 from kdmp.dump import filetime
-from kdmp.faults import uncollected
+from kdmp.scopes import uncollected
 
 if TYPE_CHECKING:
     from kdmp.dump import Dump

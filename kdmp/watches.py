@@ -11,7 +11,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from kdmp._kdmp import KdmpError, Translation, TranslationError
-from kdmp.faults import uncollected
+from kdmp.scopes import uncollected
 
 if TYPE_CHECKING:
     from kdmp.overlay import Overlay

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from kdmp._kdmp import FormatError, Gap, UnreadableError
 from kdmp.extract import Extracted, Readable, Writing, gap_facts, pieces
-from kdmp.faults import uncollected
+from kdmp.scopes import uncollected
 from kdmp.targets import Writable, target
 from kdmp.windows.pe import Headers, parse_headers
 

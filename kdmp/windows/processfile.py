@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any, SupportsIndex, TypeAlias
 
 from kdmp._kdmp import Gap, KdmpError
 from kdmp.extract import Extracted, Writing, check_size, gap_facts, gap_lines
-from kdmp.faults import uncollected
 from kdmp.mappings import bounds
+from kdmp.scopes import uncollected
 from kdmp.targets import Writable, appearing, refuse_source, target, write_all
 from kdmp.windows.entity import Problem
 from kdmp.windows.processmemory import ProcessMemory
