@@ -6,6 +6,7 @@ SPDX-License-Identifier: MIT
 """
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import kdmp
@@ -140,47 +141,62 @@ def _many(
     else:
         missing = {**missing, BOUND: "no C compiler for the bound"}
 
+    batch = _Batch(options, machine, vas, walks)
     ten = Claim("ratio", 10, RAW, claims.BATCH_RATIO)
     rate = Claim("reach", 40, line=claims.BATCH_RATE)
-    twice = Claim("ratio", 1.8, ONE, claims.TWO_THREADS_BATCH)
-    for name, call, scan_all in (
-        ("translate_many", reader.translate_many, True),
-        ("read_u64_many", reader.read_u64_many, machine.filled),  # holes would fill the page cache
-    ):
-        if not scan_all:
-            continue
-        first = name == "translate_many"
-        walk = walks.get(name.removesuffix("_many"))
-        loops: dict[str, Loop] = {OURS: _calling(call, vas, 1), **(theirs if first else {})}
-        if walk:
-            loops[BOUND] = _sharing(walk, len(vas), 1)
-        samples = time_loops(loops, options.rounds, patience=options.patience)
-        note = "bound: a plain C walk through the tables in the mapped file" + (
-            "" if first else " and a load"
-        )
-        yield Row(
-            "translate",
-            f"{name}, random 4 KB page",
-            "ns",
-            samples,
-            (ten, rate) if first else None,
-            note=note,
-            missing=missing if first else {},
-            dump=machine.name,
-        )
-        loops = {OURS: _calling(call, vas, 2, 4), ONE: _calling(call, vas, 1, 4)}
-        if walk:
-            loops |= {BOUND: _sharing(walk, len(vas), 2, 4), BOUND_ONE: _sharing(walk, len(vas), 1, 4)}
-        samples = time_loops(loops, options.rounds, patience=options.patience)
-        yield Row(
-            "translate",
-            f"{name}, random 4 KB page, 2 threads",
-            "ns",
-            samples,
-            twice if machine.filled else None,
-            note=note,
-            dump=machine.name,
-        )
+    yield batch.row("translate", reader.translate_many, (ten, rate), theirs, missing)
+    if machine.filled:  # else holes would fill the page cache
+        yield batch.row("read_u64", reader.read_u64_many, None, {}, {})
+    if machine.name == "bitmap-1g":
+        yield batch.two_threads("translate", reader.translate_many, 4)
+        yield batch.two_threads("read_u64", reader.read_u64_many, 1)
+
+
+@dataclass
+class _Batch:
+    """What is asked of one dump at once."""
+
+    options: Options
+    machine: dumps.Machine
+    vas: Any
+    walks: dict[str, Any]
+
+    def row(
+        self,
+        name: str,
+        call: Callable[..., object],
+        claim: tuple[Claim, ...] | None,
+        theirs: dict[str, Loop],
+        missing: dict[str, str],
+    ) -> Row:
+        """One thread."""
+        loops = {OURS: _calling(call, self.vas, 1), **theirs}
+        if name in self.walks:
+            loops[BOUND] = _sharing(self.walks[name], len(self.vas), 1)
+        return self._timed(f"{name}_many, random 4 KB page", name, loops, claim, missing)
+
+    def two_threads(self, name: str, call: Callable[..., object], times: int) -> Row:
+        """Two threads, beside one; `times` as many addresses, so that starting a thread is a small part."""
+        count = len(self.vas)
+        loops = {OURS: _calling(call, self.vas, 2, times), ONE: _calling(call, self.vas, 1, times)}
+        if name in self.walks:
+            walk = self.walks[name]
+            loops |= {BOUND: _sharing(walk, count, 2, times), BOUND_ONE: _sharing(walk, count, 1, times)}
+        claim = Claim("ratio", 1.8, ONE, claims.TWO_THREADS_BATCH)
+        return self._timed(f"{name}_many, random 4 KB page, 2 threads", name, loops, (claim,), {})
+
+    def _timed(
+        self,
+        title: str,
+        name: str,
+        loops: dict[str, Loop],
+        claim: tuple[Claim, ...] | None,
+        missing: dict[str, str],
+    ) -> Row:
+        samples = time_loops(loops, self.options.rounds, patience=self.options.patience)
+        note = "bound: a plain C walk through the tables in the mapped file"
+        note += " and a load" if name == "read_u64" else ""
+        return Row("translate", title, "ns", samples, claim, note, missing, self.machine.name)
 
 
 def _calling(call: Callable[..., object], vas: Any, threads: int, times: int = 1) -> Loop:

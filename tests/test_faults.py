@@ -703,7 +703,7 @@ def test_no_cost_for_reads_that_succeed(dump, reader):
 
 
 def test_import_kdmp_needs_no_dataclasses():
-    # They lead to inspect, ast and dis, a third of the time of `import kdmp`; -S: what site imports is not ours.
+    # They lead to inspect, ast and dis: half as much again. -S: what the site module imports is not ours.
     code = (
         "import sys; sys.path[:0] = sys.argv[1:]; import kdmp;"
         "print({'dataclasses', 'inspect', 'kdmp.faults', 'numpy'} & sys.modules.keys())"
