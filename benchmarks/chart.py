@@ -40,7 +40,7 @@ def draw(rows: Sequence[Row], path: Path) -> bool:
     )
     axes.invert_yaxis()
     axes.set_xlabel(f"time or memory, {OURS} = 1 (right of the line: {OURS} needs less)")
-    axes.legend()
+    figure.legend(loc="outside upper center", ncols=len(names))
     figure.savefig(path, metadata={"Date": None})
     pyplot.close(figure)
     return True
