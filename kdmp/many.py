@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Gathered", "ReadMany", "Status", "TranslateMany"]
 
-_SMALLEST_SHARE = 4096  # addresses below which another thread does not pay
+_SMALLEST_SHARE = 1 << 14  # addresses, about 0.2 ms of work: for fewer another thread does not pay
 _MAX_BYTES = 1 << 40
 
 
@@ -99,14 +99,16 @@ def _new(count: int, kind: str, size: int) -> Any:
 
 
 def _shared(count: int, threads: int, work: Callable[[int, int], None]) -> None:
-    """Call work(start, stop) for the parts of range(count), in up to `threads` threads."""
+    """Call work(start, stop) for the parts of range(count), in up to `threads` threads, one of them this."""
     threads = max(1, min(threads, count // _SMALLEST_SHARE))
     bounds = [count * k // threads for k in range(threads + 1)]
     if threads == 1:
         work(0, count)
         return
-    with ThreadPoolExecutor(threads) as pool:
-        for job in [pool.submit(work, *pair) for pair in pairwise(bounds)]:
+    with ThreadPoolExecutor(threads - 1) as pool:
+        jobs = [pool.submit(work, *pair) for pair in pairwise(bounds[1:])]
+        work(0, bounds[1])
+        for job in jobs:
             job.result()
 
 

@@ -194,7 +194,7 @@ def test_buffers_must_fit(reader):
 
 def test_threads_share_the_work(reader):
     rng = random.Random(3)
-    addresses = array.array("Q", (KERNEL_VA + rng.randrange(0x4000) for _ in range(20000)))
+    addresses = array.array("Q", (KERNEL_VA + rng.randrange(0x4000) for _ in range(70000)))
     alone, shared = reader.translate_many(addresses), reader.translate_many(addresses, threads=4)
     assert bytes(alone.pa) == bytes(shared.pa)
     assert bytes(alone.status) == bytes(shared.status)
