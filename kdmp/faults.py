@@ -27,6 +27,7 @@ from kdmp._kdmp import (
     UnreadableError,
 )
 from kdmp.scopes import Scope
+from kdmp.scopes import uncollected as uncollected  # where it was
 
 if TYPE_CHECKING:
     from kdmp._kdmp import DumpBase

@@ -1,7 +1,7 @@
 """For which reads faults are collected: a stack of scopes in each context.
 
 Apart from faults.py since every function that reads for its own purposes needs `uncollected`; what faults are
-is only needed where they are collected, and importing it takes half as long as all of `import kdmp` does.
+is only needed where they are collected, and costs half as much to import as all the rest.
 
 SPDX-License-Identifier: MIT
 """

@@ -543,8 +543,8 @@ def test_tasks(dump, reader):
                 reader.read_u8(HOLE)
             await asyncio.sleep(0)
 
-    async def late():
-        await asyncio.sleep(0.01)
+    async def late(over):
+        await over.wait()
         with pytest.raises(kdmp.NotPresentError):  # the block it was started in is over
             reader.read_u8(HOLE)
 
@@ -552,9 +552,11 @@ def test_tasks(dump, reader):
         one, two, _ = await asyncio.gather(collecting(HOLE), collecting(GONE), raising())
         assert (one, two) == ([HOLE, HOLE + 1, HOLE + 2], [GONE, GONE + 1, GONE + 2])
         with dump.collect_faults() as faults:
-            task = asyncio.create_task(late())
+            over = asyncio.Event()
+            task = asyncio.create_task(late(over))
             assert await asyncio.create_task(collecting(HOLE)) == one
             assert await asyncio.to_thread(reader.read_u8, HOLE + 9) is None
+        over.set()
         await task
         assert faults.addresses == [HOLE + 9]
 
