@@ -99,7 +99,8 @@ enum kdmp_status kdmp_dump_locate(const struct kdmp_source *self,
 /* Bytes from a canonical 'vaddr' on to the end of its half. */
 uint64_t kdmp_canonical_rest(enum kdmp_paging paging, uint64_t vaddr);
 
-/* Bytes from 'vaddr' on that have no canonical form; 0 if it has one. */
+/* Bytes from 'vaddr' on that have no canonical form; 0 if it has one.  Of a
+ * paging that has tables, as the next one. */
 uint64_t kdmp_canonical_hole(enum kdmp_paging paging, uint64_t vaddr);
 
 /* log2 of what a whole table at a level maps. */

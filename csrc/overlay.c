@@ -294,9 +294,7 @@ writable_page(struct kdmp_overlay *o, uint64_t pfn, uint8_t **page_out)
 
     if (old != NULL && old->kind == V_REMAP) {
         pfn = fresh.pfn = old->target;
-        old = find_version(o, pfn);
-        if (old != NULL && old->kind == V_REMAP)
-            return KDMP_E_UNSUPPORTED; /* its content has been hidden */
+        old = find_version(o, pfn); /* not remapped, see kdmp_overlay_remap() */
     }
     if (old != NULL && (o->snapshot_count == 0 || old->born == o->generation)) {
         *page_out = old->page;
@@ -666,8 +664,6 @@ kdmp_overlay_close(struct kdmp_overlay *o)
     if (o == NULL)
         return;
     kdmp_overlay_reset(o);
-    while (o->spare_count > 0)
-        kdmp_free(o->spare[--o->spare_count]);
     kdmp_free(o->spare);
     kdmp_free(o->versions);
     kdmp_free(o->remaps);

@@ -41,10 +41,8 @@ overlay_locate(const struct kdmp_source *self, uint64_t paddr, uint64_t want,
     if (version != NULL && version->kind == V_REMAP) {
         paddr = version->target << PAGE_SHIFT | in_page;
         want = min_u64(want, PAGE_SIZE - in_page);
-        /* Of the target its own content counts, not where it leads. */
+        /* A target is not remapped itself. */
         version = find_version(o, version->target);
-        if (version != NULL && version->kind == V_REMAP)
-            version = NULL;
         if (version == NULL)
             return o->base->locate(o->base, paddr, want, out);
     }
@@ -100,11 +98,8 @@ overlay_next_run(const struct kdmp_source *self, uint64_t pfn,
     for (i = 0; i < o->version_count && o->synthetic_count > 0; i++)
         if (o->versions[i].synthetic && o->versions[i].pfn >= pfn)
             best = min_u64(best, o->versions[i].pfn);
-    if (best == UINT64_MAX || (found && out->pfn < best)) {
-        if (found && best - out->pfn < out->count)
-            out->count = best - out->pfn;
+    if (best == UINT64_MAX || (found && out->pfn < best))
         return found;
-    }
     out->pfn = best;
     out->count = 1;
     out->file_offset = 0;

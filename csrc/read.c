@@ -23,12 +23,10 @@ stop(struct kdmp_fault *fault, enum kdmp_status status, uint64_t address,
     return status;
 }
 
-/* Bytes from 'address' to the end of its block of 2^shift bytes. */
+/* Bytes from 'address' to the end of its block of 2^shift bytes; shift < 64. */
 static uint64_t
 rest_of_block(uint64_t address, unsigned shift)
 {
-    if (shift >= 64)
-        return 0 - address != 0 ? 0 - address : UINT64_MAX;
     return (UINT64_C(1) << shift) - (address & ((UINT64_C(1) << shift) - 1));
 }
 

@@ -568,8 +568,6 @@ kdmp_canonical_hole(enum kdmp_paging paging, uint64_t vaddr)
 {
     const struct mmu *mmu = kdmp_mmu_of(paging);
 
-    if (mmu == NULL)
-        return 0;
     return vaddr > mmu->last_address ? UINT64_MAX : mmu->hole(vaddr);
 }
 
@@ -578,8 +576,6 @@ kdmp_table_shift(enum kdmp_paging paging, int level)
 {
     const struct mmu *mmu = kdmp_mmu_of(paging);
 
-    if (mmu == NULL || level < 1)
-        return 0;
     return mmu->shift(level) + mmu->index_bits(level);
 }
 

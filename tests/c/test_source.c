@@ -195,6 +195,20 @@ test_strings(const struct kdmp_space *space, struct memory *memory)
     CHECK_EQ(done, 0);
 }
 
+/* Comparing is for sources of whole frames. */
+static void
+test_compare(const struct kdmp_source *source)
+{
+    struct kdmp_comparison state = {.end = FRAMES};
+    struct kdmp_frame_run run;
+    size_t count = 1;
+
+    CHECK_EQ(kdmp_compare_frames(source, source, &state, &run, 1, &count),
+             KDMP_E_ARGUMENT);
+    CHECK_EQ(count, 0);
+    CHECK_EQ(state.next, 0);
+}
+
 int
 main(void)
 {
@@ -212,6 +226,7 @@ main(void)
         for (i = 0; i < SIZE; i++)
             memory.bytes[i] = (uint8_t)(i * 7 + (i >> 8));
         test_physical(&space, &memory);
+        test_compare(&source);
         test_strings(&space, &memory);
         for (i = 0; i < SIZE; i++)
             memory.bytes[i] = (uint8_t)(i * 7 + (i >> 8));
