@@ -282,9 +282,11 @@ kdmp_load_triage(struct kdmp_dump *dump, struct kdmp_error *err)
 
     info->layout = KDMP_LAYOUT_TRIAGE;
     status = kdmp_file_read(&dump->file, info->header_size, block, size, err);
-    if (status != KDMP_OK)
+    if (status == KDMP_E_FORMAT)
         return kdmp_fail(err, status, dump->file.size,
                          "the file ends inside the triage header");
+    if (status != KDMP_OK)
+        return status;
     for (i = 0; i < KDMP_TRIAGE_FIELD_COUNT; i++)
         t[i] = load_le(block + (is64 ? fields[i].offset64 : fields[i].offset32),
                        is64 ? fields[i].size64 : fields[i].size32);
