@@ -214,11 +214,29 @@ open_path(DumpObject *self, PyObject *source, int map,
     return 0;
 }
 
+/* Whether an object has an attribute; -1 with an exception if that cannot be
+   told. */
+static int
+has_attribute(PyObject *object, const char *name)
+{
+    PyObject *attribute = PyObject_GetAttrString(object, name);
+
+    if (attribute == NULL) {
+        if (!PyErr_ExceptionMatches(PyExc_AttributeError))
+            return -1;
+        PyErr_Clear();
+        return 0;
+    }
+    Py_DECREF(attribute);
+    return 1;
+}
+
 static int
 is_path(PyObject *source)
 {
     return PyUnicode_Check(source)
-           || PyObject_HasAttrString((PyObject *)Py_TYPE(source), "__fspath__");
+               ? 1
+               : has_attribute((PyObject *)Py_TYPE(source), "__fspath__");
 }
 
 /* --- memory images ----------------------------------------------------- */
@@ -257,6 +275,10 @@ convert_raw(PyObject *arg, struct kdmp_raw *raw, struct kdmp_run **runs_out)
     PyObject *runs, *fast;
     Py_ssize_t count;
 
+    if (!PyTuple_Check(arg)) {
+        PyErr_SetString(PyExc_TypeError, "raw must be (arch, runs)");
+        return -1;
+    }
     if (!PyArg_ParseTuple(arg, "zO;raw must be (arch, runs)", &arch, &runs))
         return -1;
     if (arch != NULL) {
@@ -346,13 +368,32 @@ open_pagefiles(DumpObject *self, PyObject *arg, int map)
     return rc;
 }
 
+/* What is neither a path nor has bytes. */
+static int
+open_other(DumpObject *self, PyObject *source, const struct kdmp_raw *raw)
+{
+    int is_file = has_attribute(source, "seek");
+
+    if (is_file > 0)
+        is_file = has_attribute(source, "read");
+    if (is_file > 0)
+        return open_file(self, source, raw);
+    if (is_file == 0) {
+        PyErr_Format(PyExc_TypeError,
+                     "source must be a path, a bytes-like object or a "
+                     "binary file, not %.100s",
+                     Py_TYPE(source)->tp_name);
+    }
+    return -1;
+}
+
 int
 dump_open(DumpObject *self, PyObject *source, int map, PyObject *raw_arg,
           PyObject *pagefiles)
 {
     struct kdmp_raw raw = {.runs = NULL}, *raw_used = NULL;
     struct kdmp_run *runs = NULL;
-    int rc;
+    int path, rc;
 
     map_guard_init(&self->guard);
     if (raw_arg != Py_None) {
@@ -360,19 +401,15 @@ dump_open(DumpObject *self, PyObject *source, int map, PyObject *raw_arg,
             return -1;
         raw_used = &raw;
     }
-    if (is_path(source)) {
+    path = is_path(source);
+    if (path < 0) {
+        rc = -1;
+    } else if (path > 0) {
         rc = open_path(self, source, map, raw_used);
     } else if (PyObject_CheckBuffer(source)) {
         rc = open_bytes(self, source, raw_used);
-    } else if (PyObject_HasAttrString(source, "seek")
-               && PyObject_HasAttrString(source, "read")) {
-        rc = open_file(self, source, raw_used);
     } else {
-        PyErr_Format(PyExc_TypeError,
-                     "source must be a path, a bytes-like object or a "
-                     "binary file, not %.100s",
-                     Py_TYPE(source)->tp_name);
-        rc = -1;
+        rc = open_other(self, source, raw_used);
     }
     PyMem_Free(runs);
     if (rc == 0)

@@ -612,7 +612,8 @@ fault_exception(struct module_state *state, const struct kdmp_space *space,
         return NULL;
     if (is_absent(fault->status)) {
         rc = put(exc, "address", fault_address(space, fault));
-        if (rc == 0 && PyObject_HasAttrString(type, "entries"))
+        if (rc == 0 && fault->status != KDMP_E_ADDRESS_END
+            && fault->status != KDMP_E_LIMIT)
             rc = put_walk(state, exc, space, fault);
     }
     if (rc < 0)

@@ -43,14 +43,17 @@ tell(ReaderObject *self, PyObject *sink, const struct access *access,
      uint64_t offset, uint64_t size, const struct kdmp_fault *fault)
 {
     const struct kdmp_space *space = access->space;
-    PyObject *error, *root, *result = NULL;
+    PyObject *error = NULL, *root = NULL, *result = NULL;
     PyObject *address = address_after(access->address, offset);
 
-    root = kdmp_paging_levels(space->paging) == 0
-               ? Py_NewRef(Py_None)
-               : PyLong_FromUnsignedLongLong(space->root);
-    error = fault_exception(self->state, space, fault);
-    if (address != NULL && root != NULL && error != NULL) {
+    if (address != NULL) {
+        root = kdmp_paging_levels(space->paging) == 0
+                   ? Py_NewRef(Py_None)
+                   : PyLong_FromUnsignedLongLong(space->root);
+    }
+    if (root != NULL)
+        error = fault_exception(self->state, space, fault);
+    if (error != NULL) {
         result = PyObject_CallMethod(sink, "_add", "OKOO", address,
                                      (unsigned long long)size, root, error);
     }
