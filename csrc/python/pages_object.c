@@ -246,8 +246,6 @@ slice_end(PyObject *arg, const char *name, uint64_t missing, uint64_t *out)
         return -1;
     value = PyLong_AsLongLongAndOverflow(number, &overflow);
     Py_DECREF(number);
-    if (value == -1 && overflow == 0 && PyErr_Occurred())
-        return -1;
     if (overflow < 0 || (overflow == 0 && value < 0)) {
         PyErr_Format(PyExc_ValueError,
                      "%s of a slice of frame numbers must not be negative",

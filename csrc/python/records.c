@@ -122,9 +122,9 @@ static PyStructSequence_Desc scanned_desc = {
 static PyObject *
 record_repr(PyObject *self, PyObject *unused)
 {
-    const char *dot = strrchr(Py_TYPE(self)->tp_name, '.');
-    PyObject *text = PyUnicode_FromFormat(
-        "%s(", dot != NULL ? dot + 1 : Py_TYPE(self)->tp_name);
+    /* The names of all records have a dot. */
+    PyObject *text =
+        PyUnicode_FromFormat("%s(", strrchr(Py_TYPE(self)->tp_name, '.') + 1);
 
     for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(self) && text != NULL; i++) {
         PyObject *item = PyTuple_GET_ITEM(self, i);
