@@ -68,6 +68,7 @@ def test_same_as_extension(core, kind):
         lib = c.lib
         assert c.info.pages_available == len(dump.pages) == lib.kdmp_count_frames(c.dump, 0, 2**64 - 1)
         assert c.info.field[lib.KDMP_F_NUMBER_PROCESSORS] == dump.processors == 3
+        assert not lib.kdmp_next_run(c.dump, 2**40, c.ffi.new("struct kdmp_run *"))
         for pfn in dump.pages:
             assert lib.kdmp_frame_status(c.dump, pfn) == lib.KDMP_OK
             status, data, _ = c.read(c.space(PHYSICAL), pfn * PAGE, PAGE)
@@ -143,6 +144,13 @@ def test_outputs_are_safe_after_a_failure(core):
     c.lib.kdmp_close(c.dump)  # NULL is allowed
     out = c.ffi.new("struct kdmp_dump **")
     assert c.lib.kdmp_open_memory(c.image, 14, out, c.ffi.NULL) == c.status
+
+
+def test_names_of_numbers_that_mean_nothing(core):
+    ffi, lib = core.ffi, core.lib
+    assert ffi.string(lib.kdmp_va_origin_name(0)) == b"data block"
+    for name in (lib.kdmp_va_origin_name, lib.kdmp_triage_field_name, lib.kdmp_field_name):
+        assert name(-1) == name(1000) == ffi.NULL
 
 
 def test_status_names(core):

@@ -4,6 +4,7 @@ SPDX-License-Identifier: MIT
 """
 
 import io
+import struct
 from array import array
 
 import pytest
@@ -225,9 +226,22 @@ def test_compare_arguments():
         compare_frames(dump, dump, threads=0)
 
 
+def test_neighbours_are_one_run():
+    """Frames that follow each other are one run if the same became of them."""
+    before = {p: stamp(p) for p in range(1, 12)}
+    after = {p: stamp(p + 100 * (p in (2, 3, 4, 6))) for p in (*range(1, 8), 13, 14)}
+    for kind in (FULL, RANGES8):
+        with kdmp.open(build(kind, before)) as first, kdmp.open(io.BytesIO(build(kind, after))) as second:
+            runs, counts = first.compare(second, 0, 100)
+            assert list(struct.iter_unpack("<3Q", runs)) == [
+                (2, 3, 1), (6, 1, 1), (8, 4, 2), (13, 2, 3),
+            ]  # fmt: skip
+            assert counts[:4] == (3, 4, 4, 2)
+
+
 @pytest.mark.compiles
 def test_core_without_room(core):
-    """The core gives what fits, and goes on where it stopped; extents of less than a frame are refused."""
+    """The core gives what fits, and goes on where it stopped."""
     ffi, lib = core.ffi, core.lib
     images = [build(FULL, {p: stamp(p * k) for p in range(1, 9, k)}) for k in (1, 2)]
     dumps = []
