@@ -21,7 +21,7 @@ CHECKS ?=
 BENCH_ARGS ?=
 FUZZ_ARGS ?=
 
-.PHONY: help venv build demo test check bench fuzz fuzz-corpus format clean
+.PHONY: help venv build demo test check bench coverage fuzz fuzz-corpus format clean
 .DELETE_ON_ERROR:
 
 help: ## List the targets
@@ -61,6 +61,9 @@ bench: $(BUILT) $(BENCH) ## Speed and memory beside other readers
 $(BENCH): $(READY)
 	@$(PIP) install --group bench
 	@touch $@
+
+coverage: $(BUILT) ## Lines of csrc that no test executes; each has its reason in tests/coverage.txt
+	@tools/check.sh coverage
 
 fuzz: $(BUILT) ## Fuzz each target for MINUTES; FUZZ_ARGS='open py-pe --jobs 1'
 	@$(BIN)/python tests/fuzz/runfuzz.py --seconds $$(( $(MINUTES) * 60 )) $(FUZZ_ARGS)

@@ -1,7 +1,8 @@
 """The extension module; everything else is in pyproject.toml.
 
 Environment: KDMP_WERROR makes warnings errors, KDMP_DEBUG builds with assertions and symbols,
-KDMP_SANITIZE=address,undefined with those sanitizers as well.
+KDMP_SANITIZE=address,undefined with those sanitizers as well; KDMP_SANITIZE=coverage counts, for gcov,
+how often each line runs.
 
 SPDX-License-Identifier: MIT
 """
@@ -29,11 +30,14 @@ else:
     cflags += ["-Wmissing-prototypes", "-Wstrict-prototypes", "-Wno-unused-parameter"]
     if env("KDMP_WERROR"):
         cflags += ["-Werror"]
-    if env("KDMP_DEBUG") or sanitize:
+    if sanitize == "coverage":
+        cflags += ["-O0", "--coverage", "-fprofile-update=atomic"]
+        ldflags += ["--coverage"]
+    elif env("KDMP_DEBUG") or sanitize:
         cflags += ["-O1", "-g3", "-UNDEBUG", "-fno-omit-frame-pointer"]
     else:
         cflags += ["-O2"]
-    if sanitize:
+    if sanitize and sanitize != "coverage":
         cflags += [f"-fsanitize={sanitize}", "-fno-sanitize-recover=all"]
         ldflags += [f"-fsanitize={sanitize}"]
 

@@ -4,6 +4,7 @@
 #   tools/check.sh              all of them
 #   tools/check.sh asan fuzz    these
 #   tools/check.sh ^fuzz        all but this one
+#   tools/check.sh coverage     not one of "all": takes as long as the tests
 #
 # Each check is a function below.  One that misses an optional tool prints why
 # and counts as skipped.  Needs the environment that `make build` makes.
@@ -35,8 +36,10 @@ PYTHON_ALONE=(benchmarks.py bugcheck.py context.py convert.py hexdump.py packed.
               'explain*.py' 'monitor*.py' series.py emulators.py watches.py
               pfn.py doctor_memory.py machines.py fuzz_python.py
               'extract_*.py')
-C_TESTS=(bytes mmu source oom oom_uses threads)
+C_TESTS=(bytes mmu source oom oom_uses failures overlay threads)
 
+# Runs only when it is named.
+APART=(coverage)
 ALL=(bare symbols lint format types stubs ctests tsan valgrind nomemory fuzz asan analyze)
 
 export UBSAN_OPTIONS=print_stacktrace=1
@@ -121,7 +124,7 @@ check_tsan() {
 check_valgrind() {
     command -v valgrind > /dev/null || { skip "valgrind is not installed" || return; }
     local name
-    for name in bytes mmu source oom oom_uses; do
+    for name in bytes mmu source oom oom_uses failures overlay; do
         build_c "$name" "$BUILD/plain" -O1 -g
         valgrind --quiet --leak-check=full --errors-for-leak-kinds=all --error-exitcode=100 \
             "$BUILD/plain/test_$name"
@@ -131,7 +134,7 @@ check_valgrind() {
 # Every allocation fails once, in the core and in the binding.
 check_nomemory() {
     local name
-    for name in oom oom_uses; do
+    for name in oom oom_uses failures; do
         build_c "$name" "$BUILD/ctests" "${SANITIZE[@]}"
         "$BUILD/ctests/test_$name"
     done
@@ -143,24 +146,58 @@ check_fuzz() {
     "$BIN/python" tests/fuzz/runfuzz.py --seconds "${KDMP_FUZZ_SECONDS:-3}" --build "$ROOT/build/fuzz"
 }
 
-# The test suite on an instrumented extension, built apart from the normal one.
-check_asan() {
-    local place=$BUILD/asan
+# build_apart PLACE SANITIZE: the package in PLACE/lib, its extension instrumented.
+build_apart() {
+    local place=$1
     mkdir -p "$place/lib"
-    KDMP_SANITIZE=address,undefined "$BIN/python" setup.py --quiet build_ext \
+    KDMP_SANITIZE=$2 "$BIN/python" setup.py --quiet build_ext \
         --build-lib "$place/lib" --build-temp "$place/temp"
     find "$place/lib/kdmp" -mindepth 1 ! -name '_kdmp*.so' -delete
     tar -C "$ROOT" --exclude='*.so' --exclude=__pycache__ -cf - kdmp | tar -C "$place/lib" -xf -
-    local asan ubsan
+}
+
+# suite PLACE PYTEST_ARGUMENTS...: the tests that execute C, with that package.
+suite() {
+    local place=$1
+    shift
+    PYTHONPATH=$place/lib PYTHONDONTWRITEBYTECODE=1 "$BIN/pytest" -q -n auto --dist loadfile \
+        -p no:cacheprovider "${PYTHON_ALONE[@]/#/--ignore-glob=tests/test_}" "$@"
+}
+
+# The test suite on an instrumented extension, built apart from the normal one.
+check_asan() {
+    local place=$BUILD/asan asan ubsan
+    build_apart "$place" address,undefined
     asan=$("$CC" -print-file-name=libasan.so)
     ubsan=$("$CC" -print-file-name=libubsan.so)
     (
-        export PYTHONPATH=$place/lib PYTHONMALLOC=malloc PYTHONDONTWRITEBYTECODE=1
+        export PYTHONMALLOC=malloc
         export ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1 KDMP_EXPECT_SANITIZE=address
         export HYPOTHESIS_PROFILE=asan LD_PRELOAD="$asan $ubsan"
-        "$BIN/pytest" -q -n auto --dist loadfile -p no:cacheprovider -m "not compiles and not slow" \
-            "${PYTHON_ALONE[@]/#/--ignore-glob=tests/test_}"
+        suite "$place" -m "not compiles and not slow"
     )
+}
+
+# Lines of csrc that the tests in Python and in C and the fuzz corpus execute;
+# each other one is explained in tests/coverage.txt.
+check_coverage() {
+    local place=$BUILD/coverage flags=(-O0 --coverage -fprofile-update=atomic) name
+    command -v gcov > /dev/null || { skip "gcov is not installed" || return; }
+    rm -rf "$place"
+    build_apart "$place" coverage
+    for name in "${C_TESTS[@]}"; do
+        build_c "$name" "$place/ctests" "${flags[@]}"
+        "$place/ctests/test_$name"
+    done
+    # What the tests compile themselves, the core and the fuzz targets, counts too.
+    printf '#!/bin/sh\nexec %s "$@" %s\n' "$CC" "${flags[*]}" > "$place/cc"
+    chmod +x "$place/cc"
+    (
+        export CC=$place/cc PYTHONSAFEPATH=1
+        export KDMP_EXPECT_SANITIZE=coverage HYPOTHESIS_PROFILE=ci
+        suite "$place" --basetemp "$place/made"
+    )
+    "$BIN/python" tools/coverage.py "$place"
 }
 
 # GCC's static analyser over the core.
@@ -175,10 +212,10 @@ check_analyze() {
 
 is_known() {
     local name
-    for name in "${ALL[@]}"; do
+    for name in "${ALL[@]}" "${APART[@]}"; do
         [ "$name" = "$1" ] && return 0
     done
-    echo "check.sh: no check is called '$1'; there are: ${ALL[*]}" >&2
+    echo "check.sh: no check is called '$1'; there are: ${ALL[*]} ${APART[*]}" >&2
     exit 2
 }
 
