@@ -243,9 +243,9 @@ print(failures, "failures")
 """
 
 NAMES = """open|open path|wrong file|reader|header|figures|pages|page|frames|no frames|missing|runs|translate|
-no page|read|read_exact|read_gaps|read_into|read_u64|read_cstr|read_wstr|read_unicode_string|context|overlay|write|
-hooked write|restore|import|context text|context copies|context read|translation copies|translation text|
-made up|watched|from a stream|file bytes|raw|compare|ask VADs|collected|many|mappings|triage|
+no page|read|read_exact|read_gaps|read_into|read_u64|read_cstr|read_wstr|read_unicode_string|context|overlay|
+write|hooked write|restore|import|context text|context copies|context read|translation copies|
+translation text|made up|watched|from a stream|file bytes|raw|compare|ask VADs|collected|many|mappings|triage|
 pages slice|wrong number|long string|long read|page file|prototype|cut number|damage|facts""".replace(
     "\n", ""
 ).split("|")
