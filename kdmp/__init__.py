@@ -50,6 +50,7 @@ if TYPE_CHECKING:
     from kdmp.faults import Fault, FaultCollector
     from kdmp.monitor import PageTableMonitor
     from kdmp.overlay import Change, Overlay
+    from kdmp.patterns import Pattern
     from kdmp.protection import protection_name, protection_rights
     from kdmp.pte import PteRow, PteView
     from kdmp.series import SeriesError, SnapshotSeries
@@ -88,6 +89,7 @@ __all__ = [
     "PageTableMonitor",
     "Pages",
     "PartialReadError",
+    "Pattern",
     "PteRow",
     "PteView",
     "Reader",
@@ -128,6 +130,7 @@ _LATER = {
     "FaultCollector": "kdmp.faults",
     "Overlay": "kdmp.overlay",
     "PageTableMonitor": "kdmp.monitor",
+    "Pattern": "kdmp.patterns",
     "PteRow": "kdmp.pte",
     "PteView": "kdmp.pte",
     "SeriesError": "kdmp.series",

@@ -20,9 +20,13 @@ if TYPE_CHECKING:
     from kdmp.many import Gathered, ReadMany, TranslateMany
     from kdmp.mappings import Owner
     from kdmp.pte import PteView
+    from kdmp.scanning import Progress
+    from kdmp.search import Search
+    from kdmp.strings import Strings
     from kdmp.symbols.mmpte import PteLayout
     from kdmp.targets import Writable
     from kdmp.windows.objects import Object
+    from kdmp.yara import YaraScan
 
 T = TypeVar("T")
 
@@ -349,6 +353,113 @@ class Reader(ReaderBase):
         return extract(
             self, va, size, path,
             fill=fill, sparse=sparse, overwrite=overwrite, limit=limit, progress=progress,
+        )  # fmt: skip
+
+    # ---- searching ----
+
+    def search(
+        self,
+        what: Any,
+        start: SupportsIndex = 0,
+        last: SupportsIndex | None = None,
+        *,
+        alignment: SupportsIndex = 1,
+        order: Literal["address", "file"] = "address",
+        unique: bool = False,
+        limit: SupportsIndex | None = None,
+        threads: SupportsIndex = 1,
+        progress: "Progress | None" = None,
+    ) -> "Search":
+        """Search memory; return an iterator of Match (`kdmp.search.Search`).
+
+        `what`: bytes-like: these bytes; str: that text in UTF-8 and UTF-16LE; int: a pointer with that value;
+        range: a pointer with one of these values; re.Pattern on bytes: a regular expression; a
+        `kdmp.Pattern`, which has more (masks, hexadecimal text, upper and lower case); or an iterable of
+        these. Pointers are looked for at multiples of their size only (`Pattern.pointers` has more).
+
+        Found is what begins in [start, last] at a multiple of `alignment`, a power of two, overlapping ones,
+        too; it may end behind `last` and go over the boundaries of pages. Matches ascend by address, then
+        by the number of the pattern; with order="file", which only physical memory has, by their place in
+        the file, those that are in no file last. With `unique` each frame is searched where the address
+        space has it first: later there is only what contains a frame that was not searched, or goes over
+        frames that were not side by side before. `limit` is how many matches to give at most. `threads`
+        search ahead, but never for regular expressions and file objects.
+        `progress(done, total)` is called in the thread that iterates, up to 20 times a second.
+
+        A regular expression is matched against each stretch of contiguous addresses, as re.finditer does,
+        without empty matches. What it sees ends `max_match` bytes (4096, see `Pattern.regex`) behind the
+        beginning of a match: a longer one is cut there, and the next begins behind it. `^` and `\\A` match
+        where a stretch begins, `$` and `\\Z` where it ends; they, and what looks ahead, may take the end of
+        what is seen for the end, `max_match` bytes or more behind the beginning of the match. Lookbehind
+        sees up to `max_match` bytes.
+
+        Raises at once TypeError, ValueError and OverflowError for the arguments, while iterating OSError, and
+        KdmpError if page tables refer to each other without an end.
+        """
+        from kdmp.search import Search
+
+        return Search(
+            self, what, start, last, alignment=alignment, order=order, unique=unique, limit=limit,
+            threads=threads, progress=progress,
+        )  # fmt: skip
+
+    def strings(
+        self,
+        min_length: SupportsIndex = 4,
+        encodings: str | Iterable[str] = ("ascii", "utf-16-le"),
+        start: SupportsIndex = 0,
+        last: SupportsIndex | None = None,
+        *,
+        order: Literal["address", "file"] = "address",
+        unique: bool = False,
+        limit: SupportsIndex | None = None,
+        threads: SupportsIndex = 1,
+        progress: "Progress | None" = None,
+    ) -> "Strings":
+        """Look for texts; return an iterator of Text (`kdmp.strings.Strings`).
+
+        A text is a run of at least `min_length` (2 to 65536) characters: printable ASCII or tab, and in
+        UTF-16LE those of Latin-1 (U+00A0 to U+00FF), too. One of more than 64 KiB comes in pieces. It belongs
+        to where it begins: one that begins before `start` is not given. The other arguments are those of
+        `search`.
+        """
+        from kdmp.strings import Strings
+
+        return Strings(
+            self, min_length, encodings, start, last, order=order, unique=unique, limit=limit,
+            threads=threads, progress=progress,
+        )  # fmt: skip
+
+    def yara(
+        self,
+        rules: Any,
+        start: SupportsIndex = 0,
+        last: SupportsIndex | None = None,
+        *,
+        piece: SupportsIndex = 16 << 20,
+        overlap: SupportsIndex = 64 << 10,
+        timeout: SupportsIndex | None = None,
+        order: Literal["address", "file"] = "address",
+        limit: SupportsIndex | None = None,
+        progress: "Progress | None" = None,
+    ) -> "YaraScan":
+        """Search memory by YARA rules; return an iterator of YaraMatch (`kdmp.yara.YaraScan`).
+
+        `rules` is source text, the path of a file of it, several of these, or compiled `yara_x.Rules`. Rules
+        are given stretches of contiguous addresses, in pieces of up to `piece` bytes that overlap by
+        `overlap` bytes: matches of up to that size are found, and given once. Conditions speak of a piece:
+        `filesize` is its size, offsets count from its beginning, and patterns that a condition combines
+        must be in one piece. `timeout` is how many seconds a piece may take. The other arguments are those of
+        `search`.
+
+        Raises ImportError without yara-x (`pip install kdmp[yara]`), ValueError for rules that do not
+        compile, OSError for a file that cannot be read, while iterating TimeoutError and as `search`.
+        """
+        from kdmp.yara import YaraScan
+
+        return YaraScan(
+            self, rules, start, last, piece=piece, overlap=overlap, timeout=timeout, order=order, limit=limit,
+            progress=progress,
         )  # fmt: skip
 
     # ---- structures ----

@@ -8,9 +8,11 @@ SPDX-License-Identifier: MIT
 
 import ctypes
 import gc
+import importlib.util
 import io
 import os
 import pickle
+import re
 import struct
 import sys
 import uuid
@@ -194,6 +196,29 @@ def collect_and_fail(world):
     with raises(OverflowError), world.dump.collect_faults():
         world.reader.read_u8(HOLE)
         world.reader.read_u8(-1)
+
+
+def cancelled_search(world):
+    found = world.reader.search(b"h", threads=2, progress=lambda *at: found.cancel())
+    assert len(list(found)) <= 2
+    found = world.reader.search(re.compile(b"h"), progress=raise_from_progress)
+    with raises(KeyError):
+        list(found)
+
+
+def given_up(found):
+    next(found)
+    found.close()  # and wait for its threads
+
+
+def raise_from_progress(done, total):
+    raise KeyError("from progress")
+
+
+def yara(world):
+    if importlib.util.find_spec("yara_x") is None:
+        return
+    assert list(world.reader.yara('rule h { strings: $h = "hello" condition: $h }'))
 
 
 def close_with_view(world):
@@ -789,6 +814,29 @@ CASES = {
         failing(lambda w: w.reader.mappings_array(states="none such")),
     ],
     "Reader.owners": [lambda w: w.dump.phys.owners(0x20), failing(lambda w: w.reader.owners("text"))],
+    "Reader.search": [
+        lambda w: [match.data for match in w.reader.search(["hello", b"\0\0", KERNEL_VA], limit=50)],
+        lambda w: list(w.dump.phys.search([b"hello", re.compile(b"l+")], order="file")),
+        lambda w: list(w.reader.search("hello", threads=2, unique=True)),
+        lambda w: given_up(w.over.search(b"h", threads=2)),
+        lambda w: next(w.over.search(b"h")),  # closed by its end
+        lambda w: w.reader.search(b"h"),
+        lambda w: list(w.reader.search(b"h").unread()),
+        lambda w: list(w.ranges.search("block")),
+        cancelled_search,
+        failing(lambda w: w.reader.search([])),
+        failing(lambda w: w.reader.search(b"h", threads=0)),
+        failing(lambda w: list(w.endless.search(b"h")), kdmp.KdmpError),
+    ],
+    "Reader.strings": [
+        lambda w: list(w.reader.strings(3)),
+        lambda w: given_up(w.dump.phys.strings(3, threads=2)),
+        failing(lambda w: w.reader.strings(0)),
+    ],
+    "Reader.yara": [
+        yara,
+        failing(lambda w: w.reader.yara("no/such/file"), (OSError, ImportError)),
+    ],
     "Reader.pte": [
         lambda w: str(w.reader.pte(KERNEL_VA)),
         lambda w: w.reader.pte(HOLE).to_dict(),
@@ -879,7 +927,7 @@ CASES = {
 # Plain Python without resources of its own, tested where it belongs.
 PURE_PYTHON = {
     "BugCheck", "BugCheckParameter", "Context", "DumpAttributes", "DumpKind", "ExceptionRecord",
-    "Explanation", "PteRow", "PteView", "protection_name", "protection_rights",
+    "Explanation", "Pattern", "PteRow", "PteView", "protection_name", "protection_rights",
 }  # fmt: skip
 # Made by the calls above.
 RECORDS = {"CacheInfo", "Change", "Gap", "PageTableEntry", "Run", "VaRange"}

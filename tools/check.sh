@@ -35,7 +35,7 @@ PYTHON_ALONE=(benchmarks.py bugcheck.py context.py convert.py hexdump.py packed.
               proc_threads.py handletable.py user.py ldr.py vads.py
               'explain*.py' 'monitor*.py' series.py emulators.py watches.py
               pfn.py doctor_memory.py machines.py fuzz_python.py
-              'extract_*.py')
+              'extract_*.py' 'search*.py' strings.py yara.py)
 C_TESTS=(bytes mmu source oom oom_uses failures overlay threads)
 
 # Runs only when it is named.

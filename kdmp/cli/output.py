@@ -75,6 +75,16 @@ class Output:
         """One JSON object to stdout."""
         _write(sys.stdout, json.dumps(value, indent=2, default=_json_default) + "\n")
 
+    def listing(self, facts: Json, name: str, items: Iterable[Json]) -> None:
+        """One JSON object to stdout: `facts`, and behind them a list that is written as it comes."""
+        head = json.dumps({**facts, name: []}, indent=2, default=_json_default).removesuffix("]\n}")
+        _write(sys.stdout, head)
+        separator = "\n    "
+        for item in items:
+            _write(sys.stdout, separator + json.dumps(item, default=_json_default))
+            separator = ",\n    "
+        _write(sys.stdout, ("]" if separator[0] == "\n" else "\n  ]") + "\n}\n")
+
     def facts(self, facts: Iterable[tuple[str, str]]) -> None:
         """Label and value pairs, one per line, aligned; an empty label continues the one above."""
         rows = [(label, printable(value)) for label, value in facts]
@@ -117,10 +127,11 @@ class Output:
         """Comma-separated values with a title line, quoted where they must be; one row a line."""
         import csv
 
-        text = io.StringIO()
-        writer = csv.writer(text, lineterminator="\n")
-        writer.writerows([list(titles), *([printable(cell) for cell in row] for row in rows)])
-        _write(sys.stdout, text.getvalue())
+        lines = itertools.chain([list(titles)], ([printable(cell) for cell in row] for row in rows))
+        while bunch := list(itertools.islice(lines, 1024)):
+            text = io.StringIO()
+            csv.writer(text, lineterminator="\n").writerows(bunch)
+            _write(sys.stdout, text.getvalue())
 
     def _rich(self) -> Any:
         """The rich face of stdout, or None: not a terminal, or rich is not installed."""
