@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from kdmp.many import Gathered, ReadMany, TranslateMany
     from kdmp.mappings import Owner
     from kdmp.pte import PteView
-    from kdmp.scanning import Progress
     from kdmp.search import Search
     from kdmp.strings import Strings
     from kdmp.symbols.mmpte import PteLayout

@@ -13,6 +13,7 @@ from types import GeneratorType, TracebackType
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, Self, SupportsIndex, TypeAlias, TypeVar, cast
 
 from kdmp._kdmp import KdmpError
+from kdmp.dump import Progress
 from kdmp.faults import uncollected
 from kdmp.mappings import bounds
 from kdmp.search_jobs import ORDERS
@@ -26,7 +27,6 @@ __all__ = [
     "Flag",
     "Hit",
     "Ledger",
-    "Progress",
     "Scan",
     "Window",
     "merged",
@@ -35,8 +35,6 @@ __all__ = [
 ]
 
 T = TypeVar("T")
-
-Progress: TypeAlias = Callable[[int, int], object]
 
 _INTERVAL = 1 / 20  # seconds between two calls of `progress`
 _COUNTED = 1 << 20  # stretches that are counted for the total

@@ -10,8 +10,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, SupportsIndex
 
 from kdmp._kdmp import Matcher
+from kdmp.dump import Progress
 from kdmp.patterns import Pattern, as_patterns, check_alignment
-from kdmp.scanning import Engine, Hit, Progress, Scan
+from kdmp.scanning import Engine, Hit, Scan
 from kdmp.search_engine import matcher_engine
 from kdmp.search_regex import regex_engine
 

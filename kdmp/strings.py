@@ -8,7 +8,8 @@ from operator import index
 from typing import TYPE_CHECKING, Any, NamedTuple, SupportsIndex
 
 from kdmp._kdmp import Matcher
-from kdmp.scanning import Engine, Hit, Progress, Scan, read
+from kdmp.dump import Progress
+from kdmp.scanning import Engine, Hit, Scan, read
 from kdmp.search_engine import matcher_engine
 
 if TYPE_CHECKING:

@@ -9,7 +9,8 @@ from operator import index
 from typing import TYPE_CHECKING, Any, NamedTuple, SupportsIndex, TypeAlias
 
 from kdmp._kdmp import KdmpError
-from kdmp.scanning import Batch, Engine, Hit, Ledger, Progress, Scan, place, read
+from kdmp.dump import Progress
+from kdmp.scanning import Batch, Engine, Hit, Ledger, Scan, place, read
 from kdmp.search_jobs import jobs
 
 if TYPE_CHECKING:
