@@ -330,40 +330,43 @@ check_gram(const struct pursuit *p, size_t at, uint32_t value)
     return 0;
 }
 
-KDMP_INLINE int
-is_in_set(const uint64_t *set, unsigned shift, uint32_t value)
+/* Bit 0 says whether the set has the gram, the others nothing. */
+KDMP_INLINE uint64_t
+look_up(const uint64_t *set, unsigned shift, uint32_t value)
 {
     uint32_t hash = hash_gram(value) >> shift;
 
-    return (int)(set[hash >> 6] >> (hash & 63) & 1);
+    return set[hash >> 6] >> (hash & 63);
 }
 
 /* Inlined once for each stride.  'end' is where the last gram may begin. */
 KDMP_INLINE int
-find_strided(const struct pursuit *p, size_t *at_io, size_t end,
-             uint32_t stride)
+find_strided(const struct pursuit *p, size_t *at_io, size_t end, size_t stride)
 {
     const uint8_t *data = p->block->data;
     const uint64_t *set = p->filter->set;
     const unsigned shift = p->filter->shift;
     const uint32_t mask = p->filter->mask;
-    size_t at = *at_io;
+    size_t at = *at_io, i;
 
     /* Four bytes are read, however long a gram is. */
     for (; at + 3 * stride < end && at + 3 * stride + 4 <= p->block->size;
          at += 4 * stride) {
-        uint32_t value[4];
-        int found[4], i;
+        const uint8_t *bytes = data + at;
 
-        for (i = 0; i < 4; i++) {
-            value[i] = load_le32(data + at + (size_t)i * stride) & mask;
-            found[i] = is_in_set(set, shift, value[i]);
-        }
-        if (!(found[0] | found[1] | found[2] | found[3]))
+        if (!((look_up(set, shift, load_le32(bytes) & mask)
+               | look_up(set, shift, load_le32(bytes + stride) & mask)
+               | look_up(set, shift, load_le32(bytes + 2 * stride) & mask)
+               | look_up(set, shift, load_le32(bytes + 3 * stride) & mask))
+              & 1))
             continue;
-        for (i = 0; i < 4; i++)
-            if (found[i] && check_gram(p, at + (size_t)i * stride, value[i]))
+        for (i = 0; i < 4; i++) {
+            uint32_t value = load_le32(bytes + i * stride) & mask;
+
+            if (look_up(set, shift, value) & 1
+                && check_gram(p, at + i * stride, value))
                 return 1;
+        }
     }
     *at_io = at;
     return 0;
@@ -387,7 +390,7 @@ kdmp_find_many(const struct kdmp_matcher *matcher, const struct filter *filter,
     for (; at < end; at += filter->stride) {
         uint32_t value = gram_at(filter, block->data + at);
 
-        if (is_in_set(filter->set, filter->shift, value)
+        if (look_up(filter->set, filter->shift, value) & 1
             && check_gram(&p, at, value))
             return;
     }
