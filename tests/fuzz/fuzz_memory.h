@@ -47,8 +47,11 @@ memory_locate(const struct kdmp_source *self, uint64_t paddr, uint64_t want,
     uint64_t pfn = paddr >> 12, rest = PAGE - (paddr & (PAGE - 1));
 
     REQUIRE(want > 0);
+    out->length = want;
+    if (pfn >= FRAMES) /* nothing there up to the end */
+        return KDMP_E_NOT_IN_DUMP;
     out->length = want < rest ? want : rest;
-    if (pfn >= FRAMES || pfn == memory->absent)
+    if (pfn == memory->absent)
         return KDMP_E_NOT_IN_DUMP;
     if (pfn == memory->cut)
         return KDMP_E_TRUNCATED;

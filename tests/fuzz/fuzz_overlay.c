@@ -13,7 +13,7 @@
 
 enum {
     MODEL = 16, /* frames that the model knows; the base has FRAMES */
-    MAX_USES = 60,
+    MAX_USES = 150,
     MAX_SNAPSHOTS = 6,
     UNITS = PAGE / 8
 };
@@ -380,6 +380,13 @@ check_frames(struct session *s)
         REQUIRE(frame.synthetic == want->synthetic);
         REQUIRE(want->what != REMAP || frame.target == want->target);
     }
+    for (done = 0; kdmp_overlay_get(s->overlay, done, &frame); done++)
+        REQUIRE(frame.pfn < MODEL
+                && s->model.now.frames[frame.pfn].what != BASE);
+    REQUIRE(done == changed);
+    for (done = 0; kdmp_overlay_get_remap(s->overlay, done, &frame); done++)
+        REQUIRE(frame.pfn < MODEL && frame.remapped);
+    REQUIRE(done == remapped);
     REQUIRE(kdmp_overlay_count(s->overlay) == changed);
     REQUIRE(kdmp_overlay_remap_count(s->overlay) == remapped);
 }

@@ -71,6 +71,26 @@ check_read(const struct kdmp_space *space, uint64_t address, uint64_t size)
     free(buffer);
 }
 
+/* A probe says what a read of one byte does, and no less far. */
+static void
+check_probe(const struct kdmp_space *space, uint64_t address)
+{
+    struct kdmp_fault probed = {0}, read = {0};
+    uint64_t done;
+    uint8_t byte;
+    enum kdmp_status status = kdmp_probe_byte(space, address, &probed);
+
+    REQUIRE(kdmp_read(space, address, &byte, 1, &done, &read) == status);
+    if (status == KDMP_OK)
+        return;
+    REQUIRE(probed.status == status && probed.address == address);
+    REQUIRE(probed.missing >= read.missing && probed.paddr == read.paddr);
+    if (probed.missing - 1 <= UINT64_MAX - address)
+        REQUIRE(kdmp_read(space, address + (probed.missing - 1), &byte, 1,
+                          &done, NULL)
+                != KDMP_OK);
+}
+
 static void
 check_string(const struct kdmp_space *space, uint64_t address, unsigned unit,
              uint64_t limit)
@@ -105,6 +125,7 @@ run_command(const struct kdmp_space *space, struct memory *memory,
             == (enum kdmp_status)walk.status);
     check_walk(memory, &walk);
     check_read(space, value, what & 0x1fff);
+    check_probe(space, value);
     check_string(space, value, 1u << what % 3, what & 0xfff);
 }
 

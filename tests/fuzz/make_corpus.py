@@ -14,6 +14,7 @@ import sys
 import uuid
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from archtables import KUSER, put_kuser
@@ -333,6 +334,7 @@ def all_seeds():
         "pte": pte_seeds(programs),
         "batch": programs,
         "mappings": mapping_seeds(programs),
+        "extents": mapping_seeds(programs),
         "overlay": overlay_seeds(),
         "diff": diff_seeds(),
     }

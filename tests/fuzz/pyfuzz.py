@@ -8,8 +8,8 @@ small: which base, where to cut it, and a list of changes; `Patches` below. Chan
 programs get wrong, and put words of the image in the place of others, so that lists get cycles and
 lengths lead beyond the end. Some targets take bytes or JSON as they are.
 
-Anything but the errors a target allows is a finding, and so is an input that takes longer than LIMIT
-seconds; it is written to PREFIXcrash-... With FILEs they are run and nothing else.
+Anything but the errors a target allows is a finding, and so is an input that takes more than LIMIT
+seconds of a processor; it is written to PREFIXcrash-... With FILEs they are run and nothing else.
 
 SPDX-License-Identifier: MIT
 """
@@ -33,7 +33,7 @@ TARGETS = (
     "dump", "doctor", "triage", "raw", "packed", "lznt1", "isf", "cache", "pe", "version", "machine",
     "vads", "handles",
 )  # fmt: skip
-LIMIT = 15  # seconds for one input
+LIMIT = 15  # seconds of processor time for one input
 MEMORY = 4 << 30
 HEAD, PATCH = struct.Struct("<BI"), struct.Struct("<IBQ")
 MAX_PATCHES = 24
@@ -220,13 +220,13 @@ class Runner:
         self.coverage, self.pool, self.runs, self.found = Coverage(), [], 0, 0
 
     def _use(self, image):
-        signal.alarm(LIMIT)
+        signal.setitimer(signal.ITIMER_PROF, LIMIT)
         try:
             self.target.use(image)
         except self.target.allowed:
             pass
         finally:
-            signal.alarm(0)
+            signal.setitimer(signal.ITIMER_PROF, 0)
 
     def run(self, data, watch=True):
         """Run one input; how many lines it was the first to reach. Raises Findings."""
@@ -280,13 +280,27 @@ def main(argv=None):
     parser.add_argument("--runs", type=int, default=0)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--kept", type=Path, help="where inputs are kept that reach something new")
+    parser.add_argument("--into", type=Path, help="put the inputs there that reach all that any does")
     parser.add_argument("--prefix", default="./", help="of the file of a finding")
     args = parser.parse_args(argv)
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY, resource.RLIM_INFINITY))
-    signal.signal(signal.SIGALRM, _alarm)
+    signal.signal(signal.SIGPROF, _alarm)
     if args.kept is not None:
         args.kept.mkdir(parents=True, exist_ok=True)
     return max(_run(name, args) for name in (TARGETS if args.target == "all" else [args.target]))
+
+
+def _minimise(runner, inputs, folder):
+    """Put those of the inputs into a folder that reach what smaller ones and the seeds do not."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for data in runner.target.inputs.seeds():
+        runner.run(data)
+    runner.kept = folder
+    for data in sorted(set(inputs), key=lambda data: (len(data), data)):
+        if runner.run(data):
+            runner.keep(data)
+    print(f"{len(runner.pool)} of {len(inputs)} inputs kept, {runner.coverage.known} lines")
+    return 0
 
 
 def _run(name, args):
@@ -295,6 +309,8 @@ def _run(name, args):
     with make(name) as target:
         runner = Runner(target, args.prefix, None)
         try:
+            if args.into is not None:
+                return _minimise(runner, corpus(name, args.kept), args.into)
             if args.files:
                 for path in args.files:
                     runner.run(path.read_bytes(), watch=False)

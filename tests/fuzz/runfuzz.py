@@ -25,12 +25,12 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
-TARGETS = ("open", "raw", "triage", "translate", "pte", "batch", "mappings", "overlay", "diff")
+TARGETS = ("open", "raw", "triage", "translate", "pte", "batch", "mappings", "extents", "overlay", "diff")
 MAX_LEN = 1 << 16
 SANITIZE = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
 COVER = "-fsanitize-coverage=trace-pc"
 # What of each corpus is worth its place in the repository: dumps are mostly header.
-BUDGET = {"open": 330_000, "raw": 200_000}
+BUDGET = {"open": 280_000, "raw": 150_000}
 USUAL_BUDGET = 50_000
 
 
@@ -180,7 +180,15 @@ class LibFuzzer:
     def merge(self, target, into, folders):
         """Put the smallest inputs into the empty folder `into` that together reach all that any does."""
         into.mkdir(parents=True)
-        _call([self.build(target), "-merge=1", f"-max_len={MAX_LEN}", str(into), *folders], cwd=self.place)
+        command = [
+            self.build(target),
+            "-merge=1",
+            "-use_counters=0",
+            f"-max_len={MAX_LEN}",
+            str(into),
+            *folders,
+        ]
+        _require(_watch(target, self.name, command, 3600, os.environ))
 
 
 class Python:
@@ -201,10 +209,21 @@ class Python:
         result.new = _number(r"(\d+) kept", result.output)
         return result
 
+    def merge(self, target, into, folders):
+        """Put the smallest inputs into the empty folder `into` that together reach all that any does."""
+        into.mkdir(parents=True)
+        command = [sys.executable, str(HERE / "pyfuzz.py"), target.removeprefix("py-"), f"--into={into}"]
+        _require(_watch(target, self.name, [*command, f"--kept={folders[-1]}"], 3600, os.environ))
+
 
 def _number(pattern, text):
     found = re.findall(pattern, text)
     return int(found[-1]) if found else 0
+
+
+def _require(result):
+    if result.failed:
+        raise SystemExit(f"{result.target}: {result.output[-4000:]}")
 
 
 def _watch(target, driver, command, seconds, environment):
@@ -269,24 +288,30 @@ def fuzz(targets, place, seconds, seed, jobs, wanted):
 def minimise(targets, place):
     """Make the corpora in the repository anew from all inputs there are; those with a name that is no
     hash are kept, and so are the seeds, which are made again each time."""
-    driver = LibFuzzer(place)
+    drivers = {True: Python(place)}
     for target in targets:
         found, fresh = HERE / "corpus" / target, place / "merged" / target
         shutil.rmtree(fresh, ignore_errors=True)
+        is_python = target.startswith("py-")
+        if is_python not in drivers:
+            drivers[False] = LibFuzzer(place)
+        drivers[is_python].merge(
+            target, fresh, [*inputs(target, place / "seeds"), str(place / "kept" / target)]
+        )
+        seeds = place / "seeds" / target
+        known = {path.read_bytes() for path in (seeds.iterdir() if seeds.is_dir() else ())}
         found.mkdir(parents=True, exist_ok=True)
-        driver.merge(target, fresh, [*inputs(target, place / "seeds"), str(place / "kept" / target)])
-        seeds = {path.read_bytes() for path in (place / "seeds" / target).iterdir()}
         for path in found.iterdir():
             if re.fullmatch("[0-9a-f]{40}", path.name):
                 path.unlink()
             else:
-                seeds.add(path.read_bytes())
+                known.add(path.read_bytes())
         room = BUDGET.get(target, USUAL_BUDGET)
         for path in sorted(fresh.iterdir(), key=lambda path: (path.stat().st_size, path.name)):
             room -= path.stat().st_size
-            if room > 0 and path.read_bytes() not in seeds:
+            if room > 0 and path.read_bytes() not in known:
                 shutil.copyfile(path, found / path.name)
-        print(f"{target}: {len(list(found.iterdir()))} of {len(list(fresh.iterdir()))} inputs kept")
+        print(f"{target}: {len(list(found.iterdir()))} of {len(list(fresh.iterdir()))} inputs", flush=True)
 
 
 def main(argv=None):
@@ -306,7 +331,7 @@ def main(argv=None):
 
     make_corpus(args.build / "seeds")
     if args.minimise:
-        minimise(args.targets or TARGETS, args.build)
+        minimise(args.targets or [*TARGETS, *python_targets()], args.build)
         return 0
     targets = args.targets or [*TARGETS, *python_targets()]
     results = fuzz(targets, args.build, args.seconds, args.seed, args.jobs, args.driver)
