@@ -277,6 +277,23 @@ def mapping_seeds(programs):
     return seeds
 
 
+def scan_seeds(programs):
+    """Programs with four patterns and what else to find: see fuzz_scan.c."""
+    patterns = b"".join(
+        bytes([size, 0x12, 0x23, size, 0, 0, 0, 0]) + b"\xff\xff\xf0\xff\xff\xff\xff\xff"
+        for size in (0, 0x81, 3, 0x86)
+    )
+    texts = [(0x5000 + 8 * k, int.from_bytes(b"text\0t\0e", "little")) for k in range(4)]
+    seeds = {}
+    for number in range(4):
+        for what in (0, 7, 8, 0x17):
+            image = program(number & 1, texts, flags=number) + programs[f"x64-{number}"][20:]
+            more = bytes([what, number, what + number, 40]) + patterns
+            uses = program(0, [(None, 0x4FF0 + 0x1000 * number, 0x1F00), (None, 0x2000, 0x1000)])[20:]
+            seeds[f"{number}-{what}"] = image[:20] + more + image[20:] + uses
+    return seeds
+
+
 def overlay_seeds():
     """Programs of overlay commands: (what, frame, other frame, size, offset, value), zeros left out."""
     write, virtual, create, remap, revert = 0, 3, 5, 6, 7
@@ -335,6 +352,7 @@ def all_seeds():
         "batch": programs,
         "mappings": mapping_seeds(programs),
         "extents": mapping_seeds(programs),
+        "scan": scan_seeds(programs),
         "overlay": overlay_seeds(),
         "diff": diff_seeds(),
     }

@@ -25,7 +25,19 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
-TARGETS = ("open", "raw", "triage", "translate", "pte", "batch", "mappings", "extents", "overlay", "diff")
+TARGETS = (
+    "open",
+    "raw",
+    "triage",
+    "translate",
+    "pte",
+    "batch",
+    "mappings",
+    "extents",
+    "scan",
+    "overlay",
+    "diff",
+)
 MAX_LEN = 1 << 16
 SANITIZE = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
 COVER = "-fsanitize-coverage=trace-pc"
