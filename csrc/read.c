@@ -30,6 +30,13 @@ rest_of_block(uint64_t address, unsigned shift)
     return (UINT64_C(1) << shift) - (address & ((UINT64_C(1) << shift) - 1));
 }
 
+/* Bytes from 'address' to the end of all addresses. */
+static uint64_t
+rest_of_all(uint64_t address)
+{
+    return address != 0 ? 0 - address : UINT64_MAX;
+}
+
 /* How far a failed walk's cause reaches. */
 static uint64_t
 missing_after(const struct kdmp_translation *walk)
@@ -287,8 +294,7 @@ probe_range(const struct kdmp_space *space, uint64_t address,
 
     if (status != KDMP_OK) {
         stop(fault, status, address, 0,
-             kdmp_index_extent(index, address, rest_of_block(address, 64)),
-             NULL);
+             kdmp_index_extent(index, address, rest_of_all(address)), NULL);
         name_neighbours(space->dump, address, fault);
     }
     return status;
@@ -301,7 +307,7 @@ kdmp_probe_byte(const struct kdmp_space *space, uint64_t address,
     switch (space->paging) {
     case KDMP_PAGING_PHYSICAL:
         return probe_physical(space->source, address, address,
-                              rest_of_block(address, 64), NULL, fault);
+                              rest_of_all(address), NULL, fault);
     case KDMP_PAGING_TRIAGE:
         return probe_range(space, address, fault);
     default:
