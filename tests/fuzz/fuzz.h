@@ -28,6 +28,7 @@ enum fuzz_kind {
     FUZZ_DUMP,   /* a dump of any kind, from the first byte on */
     FUZZ_RAW,    /* see fuzz_raw.c */
     FUZZ_TRIAGE, /* see fuzz_triage.c */
+    FUZZ_LAYOUT, /* see fuzz_layout.c */
     FUZZ_PROGRAM /* a head, then commands of one size */
 };
 

@@ -62,6 +62,7 @@ check_around(const struct kdmp_space *space, const struct kdmp_va_range *ranges,
         enum kdmp_status status =
             kdmp_read(space, address + i, bytes, 1, &done, &fault);
 
+        REQUIRE(kdmp_probe_byte(space, address + i, &fault) == status);
         if (want >= 0) {
             REQUIRE(status == KDMP_OK && bytes[0] == want);
             continue;

@@ -247,6 +247,18 @@ def triage_seeds(opened):
     return seeds
 
 
+def layout_seeds(opened):
+    """The tables of small dumps without their pages: see fuzz_layout.c."""
+    seeds = {}
+    for name, image in opened.items():
+        if image[:8] not in (b"PAGEDU64", b"PAGEDUMP") or name.startswith("triage") or len(image) < 0x2000:
+            continue
+        is64 = image[4:8] == b"DU64"
+        header, runs, kind = (0x2000, 0x88, image[0xF98]) if is64 else (0x1000, 0x64, image[0xF88])
+        seeds[name] = bytes([is64, kind, 5, 1]) + image[runs : runs + 0x70] + image[header : header + 0x80]
+    return seeds
+
+
 def pte_seeds(programs):
     """Programs with a format of software PTEs each: that of current builds, an old one, and odd ones."""
     formats = {
@@ -345,6 +357,7 @@ def all_seeds():
     opened, programs = open_seeds(), translate_seeds()
     return {
         "open": opened,
+        "layout": layout_seeds(opened),
         "raw": raw_seeds(),
         "triage": triage_seeds(opened),
         "translate": programs,

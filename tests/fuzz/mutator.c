@@ -313,6 +313,27 @@ change_triage(struct input *in, size_t base, int is64, uint64_t shift)
 
 /* ---- inputs as a whole ---- */
 
+/* What a dump of this type has behind its header, or in it. */
+static void
+change_tables(struct input *in, uint64_t kind, size_t base, int is64)
+{
+    switch (kind) {
+    case 1:
+        change_full(in, is64);
+        break;
+    case 4:
+        change_triage(in, base, is64, 0);
+        break;
+    case 8:
+    case 9:
+    case 0xa:
+        change_ranges(in, base);
+        break;
+    default:
+        change_bitmap(in, base, kind == 2, is64);
+    }
+}
+
 static void
 change_dump(struct input *in)
 {
@@ -349,21 +370,31 @@ change_dump(struct input *in)
     default:
         break;
     }
-    switch (load_at(in, kind_at, 4)) {
-    case 1:
-        change_full(in, is64);
+    change_tables(in, load_at(in, kind_at, 4), base, is64);
+}
+
+/* fuzz_layout.c: the dump is made, changed and taken apart again. */
+static void
+change_layout(struct input *in)
+{
+    uint8_t image[HEADER64 + 0x1000];
+    size_t head = fuzz_shape.head, rest = in->size > head ? in->size - head : 0;
+    int is64 = in->bytes[0] & 1;
+    size_t base = is64 ? HEADER64 : HEADER32, runs = is64 ? 0x88 : 0x64;
+    struct input dump = {image, base + rest, sizeof(image), in->random};
+
+    if (in->size < head || rest > 0x1000 || below(in, 8) == 0) {
+        in->bytes[below(in, in->size < 4 ? in->size : 4)] =
+            (uint8_t)below(in, 17);
         return;
-    case 4:
-        change_triage(in, base, is64, 0);
-        return;
-    case 8:
-    case 9:
-    case 0xa:
-        change_ranges(in, base);
-        return;
-    default:
-        change_bitmap(in, base, load_at(in, kind_at, 4) == 2, is64);
     }
+    memset(image, 0, sizeof(image));
+    memcpy(image + runs, in->bytes + 4, head - 4);
+    memcpy(image + base, in->bytes + head, rest);
+    change_tables(&dump, in->bytes[1], base, is64);
+    in->random = dump.random;
+    memcpy(in->bytes + 4, image + runs, head - 4);
+    memcpy(in->bytes + head, image + base, rest);
 }
 
 /* fuzz_raw.c: machine, count of runs, runs, image (an ELF core may be). */
@@ -456,6 +487,12 @@ LLVMFuzzerCustomMutator(uint8_t *data, size_t size, size_t max_size,
             break;
         case FUZZ_RAW:
             change_raw(&in);
+            break;
+        case FUZZ_LAYOUT:
+            if (below(&in, 8) == 0)
+                resize(&in);
+            else
+                change_layout(&in);
             break;
         case FUZZ_TRIAGE:
             if (below(&in, 8) == 0)
