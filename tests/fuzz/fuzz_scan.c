@@ -3,12 +3,12 @@
  * every address.
  *
  * The input is a program for fuzz_memory.h with a longer head: what to find
- * (u8: 0-3 that many patterns more than one, 4 pointers too, 8 text instead),
- * an alignment (u8, a power of two), the least text (u8), the budget in units
- * of 16 bytes more than 512 (u8), and PATTERNS patterns of a length (u8) and 7
- * bytes and a mask of 8.  The u32 of a command that is no store is how many
- * bytes there are to search, its u64 is where; the first one's u64 is also the
- * range of pointers: 0x4000 bytes from there.
+ * (u8: bits 0-1 patterns more than one, 4 pointers too, 8 text instead, bits
+ * 5-7 eight more patterns each), an alignment (u8, a power of two), the least
+ * text (u8), the budget in units of 16 bytes more than 512 (u8), and PATTERNS
+ * patterns of a length (u8) and 7 bytes and a mask of 8.  The u32 of a command
+ * that is no store is how many bytes there are to search, its u64 is where; the
+ * first one's u64 is also the range of pointers: 0x4000 bytes from there.
  *
  * SPDX-License-Identifier: MIT
  */
@@ -17,6 +17,8 @@
 enum {
     PATTERNS = 4,
     LONGEST = 7,
+    MANY = 56,
+    ROOM = 70, /* at least one match of each at an address */
     HEAD = MEMORY_HEAD + 4 + PATTERNS * 16,
     MAX_USES = 3,
     WINDOW = 6 * PAGE, /* that one search covers, and behind it */
@@ -161,7 +163,7 @@ search(const struct kdmp_space *space, const struct kdmp_matcher *matcher,
 {
     static struct view view;
     static struct match want[MAX_MATCHES];
-    struct kdmp_match found[24];
+    struct kdmp_match found[ROOM];
     struct kdmp_search state = {
         .next = first, .budget = budget, .tables_left = 1000};
     size_t expected, seen = 0, count, i, calls;
@@ -179,11 +181,11 @@ search(const struct kdmp_space *space, const struct kdmp_matcher *matcher,
         return;
     for (calls = 0; !state.done; calls++) {
         enum kdmp_status status =
-            kdmp_scan(space, matcher, &state, found, 24, &count);
+            kdmp_scan(space, matcher, &state, found, ROOM, &count);
 
         if (status == KDMP_E_LIMIT) /* tables that show each other */
             return;
-        REQUIRE(status == KDMP_OK && count <= 24 && calls < 100000);
+        REQUIRE(status == KDMP_OK && count <= ROOM && calls < 100000);
         for (i = 0; i < count; i++, seen++) {
             REQUIRE(seen < expected);
             REQUIRE(found[i].address == want[seen].address);
@@ -205,7 +207,8 @@ LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     struct memory memory;
     struct kdmp_space space;
     struct use uses[MAX_USES];
-    struct kdmp_pattern patterns[PATTERNS];
+    struct kdmp_pattern patterns[PATTERNS + MANY];
+    uint8_t bytes[MANY][LONGEST];
     struct kdmp_pointer_range range = {0, 0, 8};
     struct kdmp_matcher_spec spec = {
         .patterns = patterns, .pointers = &range, .alignment = 1};
@@ -230,6 +233,15 @@ LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         spec.text_kinds = 1 + more[2] / 8 % 3u;
     } else {
         spec.pattern_count = more[0] % 4u + 1;
+        for (i = 0; i < more[0] / 32u * 8; i++) { /* others like them */
+            struct kdmp_pattern *like = &patterns[spec.pattern_count];
+
+            *like = patterns[i % PATTERNS];
+            memcpy(bytes[i], like->bytes, LONGEST);
+            bytes[i][i % like->length] += (uint8_t)i;
+            like->bytes = bytes[i];
+            spec.pattern_count++;
+        }
         spec.pointer_count = more[0] >> 2 & 1;
     }
     range.first = used > 0 ? uses[0].value : 0;

@@ -298,7 +298,7 @@ def scan_seeds(programs):
     texts = [(0x5000 + 8 * k, int.from_bytes(b"text\0t\0e", "little")) for k in range(4)]
     seeds = {}
     for number in range(4):
-        for what in (0, 7, 8, 0x17):
+        for what in (0, 7, 8, 0x17, 0xE3):
             image = program(number & 1, texts, flags=number) + programs[f"x64-{number}"][20:]
             more = bytes([what, number, what + number, 40]) + patterns
             uses = program(0, [(None, 0x4FF0 + 0x1000 * number, 0x1F00), (None, 0x2000, 0x1000)])[20:]
