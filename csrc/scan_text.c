@@ -38,6 +38,7 @@ struct text {
     uint64_t last;
     uint64_t minimum;  /* characters */
     uint64_t position; /* of the next byte */
+    int at_end;        /* position is 0: the last address of all was seen */
     uint64_t cut;      /* the lowest run there was no room for */
     struct track tracks[TRACKS];
     uint64_t carry; /* 1 if the last byte may begin a character of UTF-16 */
@@ -191,6 +192,7 @@ take_word(struct text *t, const struct classes *classes, unsigned size)
         follow(t, 2, wide, all & ~even, base);
     }
     t->position += size;
+    t->at_end = t->position == 0;
 }
 
 /* ---- classes of bytes ---- */
@@ -375,7 +377,7 @@ is_wanted(const struct text *t, const struct track *track)
 static uint64_t
 complete_below(const struct text *t)
 {
-    uint64_t below = min_u64(t->cut, t->position);
+    uint64_t below = t->at_end ? t->cut : min_u64(t->cut, t->position);
     int i;
 
     for (i = 0; i < TRACKS; i++)
@@ -398,6 +400,13 @@ between(const struct text *t, uint64_t from, uint64_t size)
     return from <= end ? end - from + 1 : 0;
 }
 
+/* Whether everything up to the last address has been seen. */
+static int
+is_past_last(const struct text *t)
+{
+    return t->at_end || t->position > t->last;
+}
+
 /* Whether enough has been seen after a part of a stretch. */
 static int
 is_enough(const struct text *t, uint64_t budget)
@@ -406,7 +415,7 @@ is_enough(const struct text *t, uint64_t budget)
 
     if (t->cut != UINT64_MAX)
         return 1;
-    if (t->position - 1 >= t->last) {
+    if (is_past_last(t)) {
         for (i = 0; i < TRACKS; i++)
             if (is_wanted(t, &t->tracks[i]))
                 return 0;
@@ -470,7 +479,7 @@ scan_all(struct text *t)
                 return KDMP_E_NOMEM;
             if (take_stretch(t, &stretch, &budget, &status)) {
                 t->search->done = status == KDMP_OK && t->cut == UINT64_MAX
-                                  && t->position - 1 >= t->last;
+                                  && is_past_last(t);
                 return status;
             }
             break;
@@ -518,7 +527,7 @@ kdmp_scan_text(const struct kdmp_space *space,
         below = complete_below(&t);
         if (below < t.first)
             below = t.first;
-        if (t.position > below)
+        if (t.at_end || t.position > below)
             search->bytes -= between(&t, below, t.position - below);
         search->next = below;
         while (t.count > 0 && out[t.count - 1].address >= search->next)

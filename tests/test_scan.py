@@ -551,6 +551,21 @@ def test_large_pages_and_the_ends_of_a_space():
     check(reader, text=(4, 3), limit=1, budget=1)
 
 
+@pytest.mark.parametrize("tail", [b"", b"\1"])
+def test_text_up_to_the_last_address(tail):
+    """The room for results ends in the last word of the space."""
+    memory = Memory()
+    tables = Tables(memory)
+    text = b"\1".join(b"text%d" % k for k in range(9)) + tail
+    memory.page(0x3F)[:] = text.rjust(PAGE, b"\1")
+    tables.map(2**64 - PAGE, 0x3F000)
+    reader = kdmp.open(memory.dump()).reader(paging="x64")
+    for limit in (1, 4, 8, 9):
+        for start in (0, 2**64 - 40):
+            check(reader, start, text=(4, 3), limit=limit)
+    assert len(list(reader.strings(limit=8))) == 8
+
+
 def test_pages_that_only_vads_know():
     """As for reads: the views are asked for when an entry refers to them."""
     import struct
