@@ -367,9 +367,9 @@ kdmp_match_block(const struct kdmp_matcher *matcher, const struct block *block,
 {
     uint32_t i;
 
-    for (i = 0; i < matcher->single_count && !hits->full; i++)
+    for (i = 0; i < matcher->single_count && !is_too_much(hits); i++)
         kdmp_find_needle(matcher, &matcher->needles[i], block, hits);
-    for (i = 0; i < FILTERS && !hits->full; i++)
+    for (i = 0; i < FILTERS && !is_too_much(hits); i++)
         if (matcher->filters[i].needle_count > 0)
             kdmp_find_many(matcher, &matcher->filters[i], block, hits);
     for (i = 0; i < matcher->pointer_count && !hits->full; i++)

@@ -30,8 +30,10 @@ struct hits {
     struct kdmp_match *out;
     size_t room;
     size_t count;
-    int full;      /* there was no room for one: start again with less */
+    /* There was no room for one, or too much work: start again with less. */
+    int full;
     uint64_t work; /* bytes that were compared in vain, or about that */
+    uint64_t most_work;
 };
 
 /* One byte pattern. */
@@ -126,6 +128,14 @@ add_hit(struct hits *hits, uint64_t address, uint64_t length, uint64_t number)
     match->length = length;
     match->pattern = number;
     return 0;
+}
+
+/* Whether a block takes so much work that less of it is to be searched. */
+KDMP_INLINE int
+is_too_much(struct hits *hits)
+{
+    hits->full |= hits->work > hits->most_work;
+    return hits->full;
 }
 
 /* ---- match.c ---- */

@@ -318,6 +318,8 @@ check_gram(const struct pursuit *p, size_t at, uint32_t value)
         size_t start = at - gram->offset;
 
         p->hits->work += 4;
+        if (is_too_much(p->hits))
+            return 1;
         if (gram->value != value || at < gram->offset || start >= block->starts
             || needle->length > block->size - start
             || !is_aligned(p->matcher, block->address + start)

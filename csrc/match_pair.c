@@ -108,7 +108,7 @@ check_place(const struct pursuit *p, size_t at)
 
     if (!is_aligned(p->matcher, address)
         || !kdmp_needle_fits(p->needle, p->block->data + at, &p->hits->work))
-        return 0;
+        return is_too_much(p->hits);
     return add_hit(p->hits, address, p->needle->length, p->needle->number);
 }
 

@@ -17,6 +17,9 @@
 #define BLOCK_SEVERAL 0x4000
 /* A call begins with so few, for there may be no room for what is found. */
 #define BLOCK_FIRST 0x200
+/* Bytes that are compared in one block before it is cut: what many long
+ * patterns find nearly everywhere would take minutes otherwise. */
+#define MOST_WORK (UINT64_C(1) << 26)
 /* Bytes of short stretches that are gathered. */
 #define GATHERED 0x10000
 #define SMALL_WINDOW 1024
@@ -61,7 +64,8 @@ search_bytes(struct scan *s, const uint8_t *data, uint64_t places,
     while (places > 0 && !s->stopped) {
         struct block block = {.data = data, .size = size, .address = address};
         struct hits hits = {.out = s->out + s->count,
-                            .room = s->room - s->count};
+                            .room = s->room - s->count,
+                            .most_work = MOST_WORK};
         size_t i;
 
         if (address > s->search->last) {
@@ -71,8 +75,11 @@ search_bytes(struct scan *s, const uint8_t *data, uint64_t places,
         }
         block.starts = min_u64(min_u64(places, s->block),
                                add_sat(s->search->last - address, 1));
+        if (block.starts == 1)
+            hits.most_work = UINT64_MAX;
         kdmp_match_block(s->matcher, &block, &hits);
         if (hits.full) {
+            s->budget -= min_u64(s->budget, hits.work / 4);
             if (s->count > s->room / 2 || (s->count > 0 && block.starts == 1))
                 stop(s, address);
             s->block = block.starts / 2; /* one place has room */

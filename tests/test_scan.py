@@ -332,6 +332,25 @@ def test_periodic_memory(size):
     assert some == list(range(KERNEL_VA, KERNEL_VA + len(some)))
 
 
+def test_many_patterns_that_nearly_fit_take_bounded_steps():
+    """Zeros, and patterns of zeros that differ where they are compared last: a call ends early."""
+    memory = Memory()
+    for pfn in range(0x20, 0x38):
+        memory.page(pfn)[:] = bytes([2 if pfn < 0x30 else 0]) * PAGE
+    reader = kdmp.open(memory.dump()).phys
+    size = 4096
+    mask = bytearray(b"\xff" * size)
+    mask[-1] = 0xFE
+    patterns = [(bytes(size - 1) + b"\2", bytes(mask))] * 500
+    found = reader.scan(Matcher(patterns), 0x20000)
+    assert not found.matches
+    assert found.size <= 0x10000 + 512  # not a whole block of 16 KiB of them
+    memory.page(0x37)[-1] = 3
+    reader = kdmp.open(memory.dump()).phys
+    matches, _ = scan(reader, Matcher(patterns[:40]), 0x36000)
+    assert [one[0] for one in matches if one[4] == 39] == [0x37000]
+
+
 def test_many_patterns():
     """A thousand of them, of every length, some found often."""
     rng = random.Random(1)
