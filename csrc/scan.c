@@ -318,6 +318,8 @@ kdmp_scan(const struct kdmp_space *space, const struct kdmp_matcher *matcher,
         kdmp_free(s.window);
     search->tables_left = s.source.cursor.tables_left;
     search->met_vad |= s.source.cursor.met_vad;
+    if (s.status == KDMP_OK && search->next > search->last)
+        search->done = 1; /* it went on behind `last` and found no memory */
     *count_out = s.count;
     return s.status;
 }

@@ -530,6 +530,7 @@ kdmp_scan_text(const struct kdmp_space *space,
         if (t.at_end || t.position > below)
             search->bytes -= between(&t, below, t.position - below);
         search->next = below;
+        search->done = status == KDMP_OK && below > t.last;
         while (t.count > 0 && out[t.count - 1].address >= search->next)
             t.count--;
     }

@@ -696,6 +696,24 @@ def test_hostile_tables(instrumented):
             assert tables < 1 << 20
 
 
+@pytest.mark.parametrize("what", [{"patterns": [b"not there at all"]}, {"text": (4, 3)}])
+def test_nothing_for_long_around_the_last_address(what):
+    """A call that goes on behind `last` and gives up there has come to the end."""
+    memory = Memory()
+    for level in (1, 2, 3):
+        for index in range(512):
+            memory.put_u64(level * PAGE + 8 * index, (level + 1) * PAGE | 0x67)
+    memory.page(4)
+    for pfn in range(0x100, 0x100 + 6000):
+        memory.page(pfn)
+    reader = kdmp.open(memory.dump()).reader()
+    matcher = Matcher(**what)
+    at = reader.scan(matcher, 0).next
+    assert reader.scan(matcher, 0, at).next is not None
+    for last in (at - 1, at - 5):
+        assert reader.scan(matcher, 0, last).next is None
+
+
 def test_errors_of_a_file_object():
     class Failing(io.BytesIO):
         broken = False
