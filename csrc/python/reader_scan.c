@@ -93,12 +93,13 @@ search_limited(ReaderObject *self, struct request *request)
 static PyObject *
 match_tuple(const struct kdmp_match *match)
 {
+    /* First: it may collect garbage, which must not meet an error. */
+    PyObject *tuple = PyTuple_New(5);
     PyObject *items[5] = {PyLong_FromUnsignedLongLong(match->address),
                           number_or_none(match->paddr),
                           number_or_none(match->file_offset),
                           PyLong_FromUnsignedLongLong(match->length),
                           PyLong_FromUnsignedLongLong(match->pattern)};
-    PyObject *tuple = PyTuple_New(5);
     int complete = tuple != NULL;
 
     for (int i = 0; i < 5; i++) {
