@@ -72,13 +72,18 @@ class Flag:
     stop = False
 
 
+_MAX_TABLES = 1 << 23  # as of mappings: each maps 2 MiB and more
+
+
 class Ledger:
     """What one engine has done: readable bytes searched, page tables visited."""
 
     def __init__(self, scan: "Scan[Any]") -> None:
         self.done = 0
         self._tables = 0
-        self._most_tables = 8 * scan.reader.owner.figures["pages_described"] + 2048
+        overlay = scan.reader.overlay
+        frames = scan.reader.owner.figures["pages_available"] + (0 if overlay is None else len(overlay))
+        self._most_tables = min(8 * frames + 2048, _MAX_TABLES)
         self._scan = scan
 
     def count(self, size: int, tables: int = 0) -> None:

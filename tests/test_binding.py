@@ -633,6 +633,9 @@ def test_vads_that_cannot_be_asked(name, dump):
     with pytest.raises(ZeroDivisionError):
         call(reader)
     assert reader.asked == 1
+    with pytest.raises(ZeroDivisionError):  # the next call asks again
+        call(reader)
+    assert reader.asked == 2
     with pytest.raises(ZeroDivisionError):
         call(UnluckyReader(dump, paging="x64", dtb=0x1000))
     for wrong in ("text", bytes(25)):

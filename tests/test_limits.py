@@ -63,9 +63,6 @@ NOT_LIMITS = {
     "kdmp/windows/vadflags.py _MAX_SIZE",
     "kdmp/writer.py _MAX_PFN",
 }
-# Files of searching and exporting, which the document tells of and which need not be there.
-MAY_BE_MISSING = ("match.c", "extents.c", "reader_scan.c", "patterns.py", "search.py", "search_frames.py",
-                  "search_jobs.py", "strings.py", "extract.py")  # fmt: skip
 
 
 # ---- the document and the code ----
@@ -111,9 +108,6 @@ def test_documented_numbers_are_the_codes(documented):
     """Each row of the table has the number that the code has."""
     code, wrong = constants(r"_?[A-Z][A-Z0-9_]+"), {}
     for key, number in documented.items():
-        path = ROOT / key.split()[0]
-        if not path.exists() and path.name in MAY_BE_MISSING:
-            continue
         if key not in code or value_of(code[key]) != number:
             wrong[key] = number, code.get(key)
     assert not wrong

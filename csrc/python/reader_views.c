@@ -53,10 +53,10 @@ access_ask_vads(ReaderObject *self, struct access *access)
     }
     packed = PyObject_CallNoArgs(load);
     Py_DECREF(load);
-    if (packed == NULL)
-        return -1;
-    count = take_views(self, packed);
-    Py_DECREF(packed);
+    count = packed != NULL ? take_views(self, packed) : -1;
+    Py_XDECREF(packed);
+    if (count < 0)
+        self->views_asked = 0; /* interrupted, say: the next call asks again */
     if (count <= 0)
         return (int)count;
     access->space = &self->space;
