@@ -89,12 +89,24 @@ END
         --allowlist "$BUILD/stubs.allow" --ignore-unused-allowlist
 }
 
+# build_core DIRECTORY FLAGS...: the core as DIRECTORY/core.a, once in a run of this script.
+build_core() {
+    local directory=$1
+    shift
+    [ "$directory/core.a" -nt "$BUILD/started" ] && return
+    rm -rf "$directory/core" "$directory/core.a"
+    mkdir -p "$directory/core"
+    (cd "$directory/core" && printf '%s\0' "${CORE[@]/#/$ROOT/}" |
+        xargs -0 -n 4 -P "$(nproc)" "$CC" "${WARN[@]}" "$@" -DKDMP_TEST_ALLOC -I"$ROOT/csrc" -c)
+    ar rcs "$directory/core.a" "$directory"/core/*.o
+}
+
 # build_c NAME DIRECTORY FLAGS...: compile tests/c/test_NAME.c with the core.
 build_c() {
     local name=$1 directory=$2
     shift 2
-    mkdir -p "$directory"
-    "$CC" "${WARN[@]}" "$@" -DKDMP_TEST_ALLOC -Icsrc "tests/c/test_$name.c" "${CORE[@]}" \
+    build_core "$directory" "$@"
+    "$CC" "${WARN[@]}" "$@" -DKDMP_TEST_ALLOC -Icsrc "tests/c/test_$name.c" "$directory/core.a" \
         -o "$directory/test_$name" -pthread
 }
 
@@ -160,7 +172,7 @@ build_apart() {
 suite() {
     local place=$1
     shift
-    PYTHONPATH=$place/lib PYTHONDONTWRITEBYTECODE=1 "$BIN/pytest" -q -n auto --dist loadfile \
+    PYTHONPATH=$place/lib PYTHONDONTWRITEBYTECODE=1 "$BIN/pytest" -q -n auto --dist worksteal \
         -p no:cacheprovider "${PYTHON_ALONE[@]/#/--ignore-glob=tests/test_}" "$@"
 }
 
@@ -203,11 +215,8 @@ check_coverage() {
 # GCC's static analyser over the core.
 check_analyze() {
     "$CC" --version | grep -qi 'free software foundation' || { skip "$CC is not GCC" || return; }
-    local file
-    mkdir -p "$BUILD/analyze"
-    for file in "${CORE[@]}"; do
-        "$CC" -std=c11 -O1 -fanalyzer -Werror -Icsrc -c "$file" -o "$BUILD/analyze/unit.o"
-    done
+    printf '%s\0' "${CORE[@]}" |
+        xargs -0 -n 1 -P "$(nproc)" "$CC" -std=c11 -O1 -fanalyzer -Werror -Icsrc -o /dev/null -c
 }
 
 is_known() {
@@ -232,6 +241,7 @@ done
 
 [ -x "$BIN/python" ] || { echo "check.sh: run 'make build' first" >&2; exit 2; }
 mkdir -p "$BUILD"
+touch "$BUILD/started"
 failed=()
 summary=()
 for name in "${chosen[@]}"; do
