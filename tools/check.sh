@@ -172,7 +172,7 @@ build_apart() {
 suite() {
     local place=$1
     shift
-    PYTHONPATH=$place/lib PYTHONDONTWRITEBYTECODE=1 "$BIN/pytest" -q -n auto --dist worksteal \
+    PYTHONPATH=$place/lib PYTHONDONTWRITEBYTECODE=1 "$BIN/pytest" -q -n auto --dist loadfile \
         -p no:cacheprovider "${PYTHON_ALONE[@]/#/--ignore-glob=tests/test_}" "$@"
 }
 
