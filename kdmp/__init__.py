@@ -10,9 +10,9 @@
 SPDX-License-Identifier: MIT
 """
 
+from __future__ import annotations
+
 import importlib
-from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any, Literal, SupportsIndex
 
 from kdmp._kdmp import (
     AccessContext,
@@ -39,13 +39,19 @@ from kdmp._kdmp import (
     WrongFileError,
     build_info,
 )
-from kdmp.dump import Dump, PageFiles, Progress, Symbols
-from kdmp.reader import CacheInfo, Reader
+from kdmp.dump import Dump
+from kdmp.reader import Reader
 from kdmp.records import DumpAttributes, DumpKind
 
+TYPE_CHECKING = False  # see dump.py
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from typing import Any, Literal, SupportsIndex
+
     from kdmp.bugcheck import BugCheck, BugCheckParameter
+    from kdmp.caches import CacheInfo
     from kdmp.context import Context, ExceptionRecord
+    from kdmp.dump import PageFiles, Progress, Symbols
     from kdmp.explain import Explanation
     from kdmp.faults import Fault, FaultCollector
     from kdmp.monitor import PageTableMonitor
@@ -121,6 +127,7 @@ __all__ = [
 _LATER = {
     "BugCheck": "kdmp.bugcheck",
     "BugCheckParameter": "kdmp.bugcheck",
+    "CacheInfo": "kdmp.caches",
     "Change": "kdmp.overlay",
     "Context": "kdmp.context",
     "DumpWriter": "kdmp.writer",

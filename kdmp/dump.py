@@ -3,12 +3,12 @@
 SPDX-License-Identifier: MIT
 """
 
+from __future__ import annotations
+
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from datetime import UTC, datetime, timedelta
 from functools import cached_property
 from operator import index
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, SupportsIndex
 from weakref import WeakSet
 
 from kdmp._kdmp import (
@@ -20,12 +20,17 @@ from kdmp._kdmp import (
     VaRange,
     WrongFileError,
 )
-from kdmp.reader import CacheInfo, Reader
+from kdmp.reader import Reader
 from kdmp.records import DumpAttributes, DumpKind
 from kdmp.scopes import uncollected
 
+TYPE_CHECKING = False  # `typing` takes as long to import as all of kdmp, and only checkers need it
 if TYPE_CHECKING:
+    from datetime import datetime, timedelta
+    from typing import Any, Literal, SupportsIndex
+
     from kdmp.bugcheck import BugCheck
+    from kdmp.caches import DumpCaches
     from kdmp.context import Context, ExceptionRecord
     from kdmp.doctor import Finding
     from kdmp.faults import FaultCollector, Ignored
@@ -51,17 +56,6 @@ Symbols = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
 Progress = Callable[[int, int], object]
 
 MAX_PAGEFILES = 16  # a page table entry has 4 bits for the number
-_FILETIME_EPOCH = datetime(1601, 1, 1, tzinfo=UTC)
-
-
-def filetime(value: int | None) -> datetime | None:
-    """Return a FILETIME (100 ns since 1601) as UTC; None for 0 and for what no datetime can hold."""
-    if not value:
-        return None
-    try:
-        return _FILETIME_EPOCH + timedelta(microseconds=value // 10)
-    except OverflowError:
-        return None
 
 
 def _pagefiles(files: PageFiles | None) -> list[str | None] | None:
@@ -84,15 +78,7 @@ def _places(symbols: Symbols | None) -> list[str] | None:
     return [os.fspath(place) for place in places]
 
 
-class DumpCaches(NamedTuple):
-    """The caches of a dump: `translations`, those of all its readers together, and `frames`, which is
-    none."""
-
-    translations: CacheInfo
-    frames: CacheInfo
-
-
-def _unpack(source: Any, wrong: WrongFileError, progress: Progress | None) -> "Unpacked | None":
+def _unpack(source: Any, wrong: WrongFileError, progress: Progress | None) -> Unpacked | None:
     """Unpack what the core called `wrong`; None if it is no container. WrongFileError if it is a
     container from which nothing can be had."""
     from kdmp.packed import unpack
@@ -249,16 +235,16 @@ class Dump(DumpBase):
     @property
     def system_time(self) -> datetime | None:
         """When the machine crashed (SystemTime), aware, UTC, to the microsecond."""
+        from kdmp.times import filetime
+
         return filetime(self._number("system_time"))
 
     @property
     def uptime(self) -> timedelta | None:
         """Time since boot (SystemUpTime), to the microsecond."""
-        value = self._number("system_up_time")
-        try:
-            return None if value is None else timedelta(microseconds=value // 10)
-        except OverflowError:
-            return None
+        from kdmp.times import interval
+
+        return interval(self._number("system_up_time"))
 
     @property
     def comment(self) -> str | None:
@@ -351,7 +337,7 @@ class Dump(DumpBase):
     # ---- what happened ----
 
     @cached_property
-    def bugcheck(self) -> "BugCheck | None":
+    def bugcheck(self) -> BugCheck | None:
         """The bug check: code, name, and its parameters with their meaning. None if there is no code."""
         from kdmp.bugcheck import BugCheck
 
@@ -362,14 +348,14 @@ class Dump(DumpBase):
         return BugCheck.from_values(code, parameters, build=self.build, arch=self.arch)
 
     @cached_property
-    def context(self) -> "Context | None":
+    def context(self) -> Context | None:
         """Registers of the crashing processor (ContextRecord), or None if none were stored."""
         from kdmp.context import Context
 
         return Context.from_bytes(self.context_bytes(), self.arch)
 
     @cached_property
-    def exception(self) -> "ExceptionRecord | None":
+    def exception(self) -> ExceptionRecord | None:
         """The exception record of the header. It need not belong to `context`: in dumps made by a bug
         check it is often the breakpoint inside the bug-check routine."""
         from kdmp.context import ExceptionRecord
@@ -436,7 +422,7 @@ class Dump(DumpBase):
         invalid_pte_mask: SupportsIndex | None = None,
         zero_fill: bool = False,
         discover: bool = True,
-        view: "SupportsIndex | str | OverlayBase | Dump | None" = None,
+        view: SupportsIndex | str | OverlayBase | Dump | None = None,
         translation_cache: SupportsIndex = 8192,
     ) -> Reader:
         """Return a Reader for one address space.
@@ -490,7 +476,7 @@ class Dump(DumpBase):
             self._remember_root(reader.dtb)
         return reader
 
-    def _overlay(self, view: "SupportsIndex | str | OverlayBase | Dump | None") -> OverlayBase | None:
+    def _overlay(self, view: SupportsIndex | str | OverlayBase | Dump | None) -> OverlayBase | None:
         """What a `view` argument means; KeyError if there is no such view."""
         if view is None or isinstance(view, OverlayBase):
             return view
@@ -512,7 +498,7 @@ class Dump(DumpBase):
 
     # ---- what is missing ----
 
-    def collect_faults(self, ignore: "Ignored | Iterable[Ignored]" = ()) -> "FaultCollector":
+    def collect_faults(self, ignore: Ignored | Iterable[Ignored] = ()) -> FaultCollector:
         """Return a context manager that collects what reads of this dump miss, instead of raising.
 
         Inside its block the methods of readers that would raise an UnreadableError (any of its classes) give
@@ -539,13 +525,13 @@ class Dump(DumpBase):
     # ---- views and caches ----
 
     @cached_property
-    def views(self) -> "Views":
+    def views(self) -> Views:
         """The views of the dump by number and name: 0 is the dump as it is, the others are overlays."""
         from kdmp.views import Views
 
         return Views(self)
 
-    def overlay(self, name: str | None = None) -> "Overlay":
+    def overlay(self, name: str | None = None) -> Overlay:
         """Return a new Overlay: memory that can be written, over this dump, which never changes.
 
         With a `name` it stays in `views` until it is destroyed, without as long as it is used. ValueError
@@ -563,6 +549,8 @@ class Dump(DumpBase):
         `frames` says so: nothing is computed for one. Pages are used where they are, in the mapped file,
         which the operating system caches, or in memory; packed dumps are unpacked when they are opened.
         """
+        from kdmp.caches import CacheInfo, DumpCaches
+
         infos = [reader.cache_info() for reader in self._readers if reader.cache_enabled]
         return DumpCaches(
             CacheInfo(
@@ -582,14 +570,14 @@ class Dump(DumpBase):
 
     @cached_property
     @uncollected
-    def kernel(self) -> "Kernel | None":
+    def kernel(self) -> Kernel | None:
         """The kernel's image (base, size, PDB name, GUID, age) and how it was found; None if it was not."""
         from kdmp.windows.kernel import find_kernel
 
         return find_kernel(self)
 
     @cached_property
-    def windows(self) -> "Windows":
+    def windows(self) -> Windows:
         """What Windows had in the dump: kernel, symbols, processes, modules, threads, processors ..."""
         from kdmp.windows.session import Windows
 
@@ -602,7 +590,7 @@ class Dump(DumpBase):
 
     @cached_property
     @uncollected
-    def structure_layout(self) -> "Layout | None":
+    def structure_layout(self) -> Layout | None:
         """The bundled offsets of Windows structures that fit the kernel best, None if there are none.
 
         `source` says how they were chosen; without `source.same_build` they are a guess."""
@@ -612,7 +600,7 @@ class Dump(DumpBase):
 
     @cached_property
     @uncollected
-    def pte_layout(self) -> "PteLayout | None":
+    def pte_layout(self) -> PteLayout | None:
         """Where the fields of page table entries are, by the structure layout or by the rule for the build
         number, as `source` says; None if neither is known."""
         from kdmp.mmfacts import pte_layout
@@ -621,7 +609,7 @@ class Dump(DumpBase):
 
     @cached_property
     @uncollected
-    def _mm_facts(self) -> "MmFacts":
+    def _mm_facts(self) -> MmFacts:
         from kdmp.mmfacts import mm_facts
 
         return mm_facts(self)
@@ -642,7 +630,7 @@ class Dump(DumpBase):
 
     @cached_property
     @uncollected
-    def pfns(self) -> "PfnDatabase":
+    def pfns(self) -> PfnDatabase:
         """The PFN database: what Windows remembers about each frame of RAM; counts and arrays over all.
 
         Raises UnsupportedDumpError if nothing leads to it, SymbolError if the layout of its entries is not
@@ -651,7 +639,7 @@ class Dump(DumpBase):
 
         return PfnDatabase(self)
 
-    def pfn(self, n: SupportsIndex) -> "PfnEntry":
+    def pfn(self, n: SupportsIndex) -> PfnEntry:
         """What the PFN database says about frame `n`: state, counts, page table entry, owner.
 
         Raises UnreadableError if the frame is not RAM or its entry is not in the dump; else as `pfns`."""
@@ -660,7 +648,7 @@ class Dump(DumpBase):
     # ---- triage dumps and secondary data ----
 
     @cached_property
-    def triage(self) -> "Triage | None":
+    def triage(self) -> Triage | None:
         """Drivers, stack, copied structures ... of a triage dump; None for other kinds."""
         from kdmp.triage import Triage
 
@@ -672,7 +660,7 @@ class Dump(DumpBase):
         """The virtual ranges a triage dump holds and where each comes from; empty for other kinds."""
         return self.va_ranges()
 
-    def blobs(self) -> Iterator["Blob"]:
+    def blobs(self) -> Iterator[Blob]:
         """Yield the secondary data that drivers appended: tag, size and place of each blob."""
         from kdmp.secondary import blobs
 
@@ -680,7 +668,7 @@ class Dump(DumpBase):
 
     @property
     @uncollected
-    def findings(self) -> "list[Finding]":
+    def findings(self) -> list[Finding]:
         """What is wrong or odd about this dump, worst first (`kdmp.doctor`); examined anew each time."""
         from kdmp import doctor
 

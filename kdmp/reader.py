@@ -3,17 +3,22 @@
 SPDX-License-Identifier: MIT
 """
 
-import struct
-from collections.abc import Iterable, Iterator
+from __future__ import annotations
+
 from operator import index
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, SupportsIndex, TypeVar, cast, overload
 
 from kdmp._kdmp import AccessContext, Mapping, NonCanonicalError, ReaderBase
 from kdmp.scopes import uncollected
 
+TYPE_CHECKING = False  # see dump.py
 if TYPE_CHECKING:
+    import struct
+    from collections.abc import Iterable, Iterator
+    from typing import Any, Literal, SupportsIndex, TypeVar, overload
+
     from kdmp._kdmp import Address
     from kdmp.buffers import Piece
+    from kdmp.caches import CacheInfo
     from kdmp.dump import Dump, Progress
     from kdmp.explain import Explanation
     from kdmp.extract import Extracted
@@ -27,18 +32,7 @@ if TYPE_CHECKING:
     from kdmp.windows.objects import Object
     from kdmp.yara import YaraScan
 
-T = TypeVar("T")
-
-
-class CacheInfo(NamedTuple):
-    """A cache: how often it had the answer (`hits`) and not (`misses`), the pages it knows (`size`), how
-    many it can know (`capacity`), and whether it is `enabled`."""
-
-    hits: int
-    misses: int
-    size: int
-    capacity: int
-    enabled: bool
+    T = TypeVar("T")
 
 
 class Reader(ReaderBase):
@@ -54,6 +48,11 @@ class Reader(ReaderBase):
     """
 
     _ask_vads = True  # Dump.reader(discover=False) changes it
+
+    if TYPE_CHECKING:
+
+        @property
+        def dump(self) -> Dump: ...
 
     def __repr__(self) -> str:
         root = f" dtb={self.dtb:#x}" if self.dtb is not None else ""
@@ -79,11 +78,11 @@ class Reader(ReaderBase):
         }
 
     @property
-    def owner(self) -> "Dump":
+    def owner(self) -> Dump:
         """The dump that is read, as `dump`."""
-        return cast("Dump", self.dump)
+        return self.dump
 
-    def at(self, dtb: SupportsIndex) -> "Reader":
+    def at(self, dtb: SupportsIndex) -> Reader:
         """Return a Reader like this one for another page-table root."""
         reader = type(self)(self.dump, **{**self._arguments(), "dtb": dtb})
         if reader.dtb is not None:
@@ -102,7 +101,7 @@ class Reader(ReaderBase):
         return getattr(self.overlay, "view", 0)
 
     @property
-    def physical(self) -> "Reader":
+    def physical(self) -> Reader:
         """The physical memory of the same view."""
         if self.paging == "physical":
             return self
@@ -123,6 +122,8 @@ class Reader(ReaderBase):
         Physical and triage readers have none (capacity 0), builds of Python without a GIL and overlays over
         a file object do not use theirs.
         """
+        from kdmp.caches import CacheInfo
+
         return CacheInfo(*self.cache_figures, self.cache_enabled)
 
     @uncollected
@@ -143,12 +144,12 @@ class Reader(ReaderBase):
     # ---- page table entries ----
 
     @property
-    def pte_layout(self) -> "PteLayout | None":
+    def pte_layout(self) -> PteLayout | None:
         """Where the fields of page table entries are; None if it is not known for this paging mode."""
         known = self.owner.pte_layout if self.paging != "physical" else None
         return known if known is not None and known.arch == self.paging else None
 
-    def pte(self, va: "Address") -> "PteView":
+    def pte(self, va: Address) -> PteView:
         """Return the chain of page table entries behind an address; `str()` shows it as WinDbg's `!pte`.
 
         A walk that ends early is no error: the view has what there was. Raises NonCanonicalError, and
@@ -162,12 +163,12 @@ class Reader(ReaderBase):
             view = uncollected(pte_view)(reader, address)
         except NonCanonicalError:
             # Raises the same, or records it and gives None.
-            return cast("PteView", reader.translate(address))
+            return reader.translate(address)  # type: ignore[return-value]
         if view.pa is None:
             reader.try_translate(address)  # for a fault collector
         return view
 
-    def explain(self, va: "Address") -> "Explanation":
+    def explain(self, va: Address) -> Explanation:
         """Return why an address can be read or cannot: a sentence and the facts behind it."""
         from kdmp.explain import explain
 
@@ -175,7 +176,7 @@ class Reader(ReaderBase):
         return uncollected(explain)(reader, address)
 
     @uncollected
-    def is_resident(self, va: "Address") -> bool:
+    def is_resident(self, va: Address) -> bool:
         """Return whether the page at an address was in memory and is in the dump.
 
         True for valid, transition and shared pages whose frame was captured; false for what only a page
@@ -187,7 +188,7 @@ class Reader(ReaderBase):
         walk = reader.try_translate(address)
         return walk is not None and reader.physical.is_readable(walk.pa)
 
-    def _place(self, va: "Address") -> "tuple[Reader, int]":
+    def _place(self, va: Address) -> tuple[Reader, int]:
         """The reader and the plain address that `va` means."""
         if not isinstance(va, AccessContext):
             return self, index(va)
@@ -197,7 +198,7 @@ class Reader(ReaderBase):
 
     # ---- many at once ----
 
-    def translate_many(self, addresses: Any, *, threads: int = 1) -> "TranslateMany":
+    def translate_many(self, addresses: Any, *, threads: int = 1) -> TranslateMany:
         """Translate many addresses: `pa` (2**64 - 1 without one) and `status` of each (kdmp.many.Status).
 
         `addresses` is a buffer of unsigned 64-bit numbers (numpy array, `array`, memoryview) or an iterable
@@ -209,7 +210,7 @@ class Reader(ReaderBase):
 
         return translate_many(self, addresses, threads)
 
-    def read_many(self, addresses: Any, size: SupportsIndex, *, threads: int = 1) -> "ReadMany":
+    def read_many(self, addresses: Any, size: SupportsIndex, *, threads: int = 1) -> ReadMany:
         """Read `size` bytes at each of many addresses: `data`, a row each, and `status` of each.
 
         Where bytes are missing the row has zeros from there on and its status is not 0. Arguments as of
@@ -219,7 +220,7 @@ class Reader(ReaderBase):
 
         return read_many(self, addresses, index(size), threads)
 
-    def read_u64_many(self, addresses: Any, *, threads: int = 1) -> "Gathered":
+    def read_u64_many(self, addresses: Any, *, threads: int = 1) -> Gathered:
         """Read an unsigned 64-bit number at each of many addresses: `values` and `status` of each.
 
         Arguments as of `translate_many`.
@@ -228,7 +229,7 @@ class Reader(ReaderBase):
 
         return read_u64_many(self, addresses, threads)
 
-    def gather(self, struct: str, path: str, addresses: Any, *, threads: int = 1) -> "Gathered":
+    def gather(self, struct: str, path: str, addresses: Any, *, threads: int = 1) -> Gathered:
         """Read one field of many structures of Windows: `values` and `status` of each.
 
         `struct` and `path` are as in `kdmp dt` ("_EPROCESS", "Pcb.DirectoryTableBase"); bit fields are
@@ -280,7 +281,7 @@ class Reader(ReaderBase):
         window = bounds(self.paging, start, last, half)
         return as_array(self.mappings_buffer(*window) if window else b"", state_set(states))
 
-    def owners(self, pfn: SupportsIndex, roots: Iterable[SupportsIndex] | None = None) -> "list[Owner]":
+    def owners(self, pfn: SupportsIndex, roots: Iterable[SupportsIndex] | None = None) -> list[Owner]:
         """Return where a frame is mapped: root, virtual address and page size of each place.
 
         Looked for under `roots`, by default those of all readers made from this dump so far (the dump's own
@@ -292,7 +293,7 @@ class Reader(ReaderBase):
 
     # ---- without a copy ----
 
-    def buffer(self, va: "Address", size: SupportsIndex) -> memoryview:
+    def buffer(self, va: Address, size: SupportsIndex) -> memoryview:
         """Return `size` bytes as a read-only memoryview of the mapped file, or of the caller's bytes.
 
         Nothing is copied, and `numpy.frombuffer` takes it. The dump cannot be closed while it lives. What is
@@ -308,7 +309,7 @@ class Reader(ReaderBase):
 
         return buffer(self, va, size)
 
-    def buffers(self, start: SupportsIndex = 0, last: SupportsIndex | None = None) -> Iterator["Piece"]:
+    def buffers(self, start: SupportsIndex = 0, last: SupportsIndex | None = None) -> Iterator[Piece]:
         """Return an iterator over all that can be read from `start` to `last`, a Piece each.
 
         Pieces are those of `extents`: ascending, as large as the file has them together, with `address`,
@@ -324,16 +325,16 @@ class Reader(ReaderBase):
 
     def extract(
         self,
-        va: "Address",
+        va: Address,
         size: SupportsIndex,
-        path: "Writable",
+        path: Writable,
         *,
         fill: SupportsIndex = 0,
         sparse: bool = True,
         overwrite: bool = False,
         limit: SupportsIndex | None = None,
-        progress: "Progress | None" = None,
-    ) -> "Extracted":
+        progress: Progress | None = None,
+    ) -> Extracted:
         """Write `size` bytes to a file, those that are missing as `fill`, and return what was missing.
 
         `path` is written under a temporary name in its folder and has its name when it is complete; it must
@@ -367,8 +368,8 @@ class Reader(ReaderBase):
         unique: bool = False,
         limit: SupportsIndex | None = None,
         threads: SupportsIndex = 1,
-        progress: "Progress | None" = None,
-    ) -> "Search":
+        progress: Progress | None = None,
+    ) -> Search:
         """Search memory; return an iterator of Match (`kdmp.search.Search`).
 
         `what`: bytes-like: these bytes; str: that text in UTF-8 and UTF-16LE; int: a pointer with that value;
@@ -413,8 +414,8 @@ class Reader(ReaderBase):
         unique: bool = False,
         limit: SupportsIndex | None = None,
         threads: SupportsIndex = 1,
-        progress: "Progress | None" = None,
-    ) -> "Strings":
+        progress: Progress | None = None,
+    ) -> Strings:
         """Look for texts; return an iterator of Text (`kdmp.strings.Strings`).
 
         A text is a run of at least `min_length` (2 to 65536) characters: printable ASCII or tab, and in
@@ -440,8 +441,8 @@ class Reader(ReaderBase):
         timeout: SupportsIndex | None = None,
         order: Literal["address", "file"] = "address",
         limit: SupportsIndex | None = None,
-        progress: "Progress | None" = None,
-    ) -> "YaraScan":
+        progress: Progress | None = None,
+    ) -> YaraScan:
         """Search memory by YARA rules; return an iterator of YaraMatch (`kdmp.yara.YaraScan`).
 
         `rules` is source text, the path of a file of it, several of these, or compiled `yara_x.Rules`. Rules
@@ -463,13 +464,16 @@ class Reader(ReaderBase):
 
     # ---- structures ----
 
-    @overload
-    def read_struct(self, va: "Address", spec: type[T]) -> T: ...
-    @overload
-    def read_struct(self, va: "Address", spec: str | bytes | struct.Struct) -> tuple[Any, ...]: ...
-    @overload
-    def read_struct(self, va: "Address", spec: Any) -> Any: ...
-    def read_struct(self, va: "Address", spec: Any) -> Any:
+    if TYPE_CHECKING:
+
+        @overload
+        def read_struct(self, va: Address, spec: type[T]) -> T: ...
+        @overload
+        def read_struct(self, va: Address, spec: str | bytes | struct.Struct) -> tuple[Any, ...]: ...
+        @overload
+        def read_struct(self, va: Address, spec: Any) -> Any: ...
+
+    def read_struct(self, va: Address, spec: Any) -> Any:
         """Return one structure, read whole.
 
         `spec` is a `ctypes.Structure` (an instance comes back), a `struct` format (a tuple), a
@@ -484,7 +488,7 @@ class Reader(ReaderBase):
 
         return read_struct(self, va, spec)
 
-    def read_structs(self, va: "Address", spec: Any, count: int) -> Any:
+    def read_structs(self, va: Address, spec: Any, count: int) -> Any:
         """Return `count` structures that follow each other: a list, or a numpy array for a dtype."""
         if isinstance(spec, str) and spec[:1] == "_":
             return self._typed(va, spec, index(count))
@@ -492,7 +496,7 @@ class Reader(ReaderBase):
 
         return read_structs(self, va, spec, count)
 
-    def _typed(self, va: "Address", name: str, count: int) -> "list[Object]":
+    def _typed(self, va: Address, name: str, count: int) -> list[Object]:
         """Structures of Windows that follow each other, all of whose bytes are there."""
         reader, address = self._place(va)
         first = reader.owner.windows.object(name, address, reader)
@@ -502,7 +506,7 @@ class Reader(ReaderBase):
         reader.read_exact(address, size * count)
         return [reader.owner.windows.object(name, address + k * size, reader) for k in range(count)]
 
-    def read_field(self, va: "Address", path: str) -> Any:
+    def read_field(self, va: Address, path: str) -> Any:
         """Return one field of a structure of Windows at an address, "_EPROCESS.UniqueProcessId".
 
         Bit fields are extracted; see kdmp.windows.objects for what comes back. Raises UnreadableError if it
@@ -514,7 +518,7 @@ class Reader(ReaderBase):
         reader, address = self._place(va)
         return reader.owner.windows.object(name, address, reader)[field]
 
-    def write_struct(self, va: "Address", value: Any, spec: Any = None) -> None:
+    def write_struct(self, va: Address, value: Any, spec: Any = None) -> None:
         """Write a structure through the overlay, whole or not at all.
 
         `value` is a ctypes instance, a numpy scalar or array, or a cffi structure; with `spec`, as

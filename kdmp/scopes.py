@@ -6,23 +6,27 @@ is only needed where they are collected, and costs half as much to import as all
 SPDX-License-Identifier: MIT
 """
 
-from collections.abc import Callable
+from __future__ import annotations
+
 from functools import wraps
-from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
 from kdmp._kdmp import _fault_collector
 
+TYPE_CHECKING = False  # see dump.py
 if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import ParamSpec, TypeVar
+
     from kdmp._kdmp import DumpBase
 
-P = ParamSpec("P")
-T = TypeVar("T")
+    P = ParamSpec("P")
+    T = TypeVar("T")
 
 
 class Scope:
     """Something that is in force for a while in this context; inside it others may be."""
 
-    _outer: "Scope | None" = None
+    _outer: Scope | None = None
     _open = False
 
     def _enter(self) -> None:
@@ -35,11 +39,11 @@ class Scope:
         self._open = False
         _fault_collector.set(_innermost())
 
-    def _collects(self, dump: "DumpBase") -> bool:
+    def _collects(self, dump: DumpBase) -> bool:
         """Whether what reads of this dump do not find is for this scope."""
         return False
 
-    def _sink(self, dump: "DumpBase") -> "Scope | None":
+    def _sink(self, dump: DumpBase) -> Scope | None:
         """The collector of this dump's faults; called by the extension on the innermost scope."""
         scope: Scope | None = self
         while scope is not None:

@@ -9,8 +9,8 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from kdmp._kdmp import KdmpError
-from kdmp.dump import filetime
 from kdmp.scopes import uncollected
+from kdmp.times import filetime
 
 if TYPE_CHECKING:
     from kdmp.dump import Dump

@@ -246,16 +246,27 @@ def test_python_m_kdmp(small):
     assert fields(done.stdout)["layout"] == "bitmap"
 
 
-def test_importing_the_command_line_loads_nothing_heavy():
-    script = "import sys, kdmp.cli; kdmp.cli.build_parser(); print(*sorted(sys.modules))"
+def modules_after(script):
+    """Names of the modules that are loaded after a script, in an interpreter without site-packages."""
     done = subprocess.run(
-        [sys.executable, "-c", script],
+        [sys.executable, "-S", "-c", f"import sys\n{script}\nprint(*sys.modules)"],
         capture_output=True,
         text=True,
         timeout=60,
+        check=True,
         env=os.environ | {"PYTHONPATH": os.path.dirname(os.path.dirname(kdmp.__file__))},
     )
-    loaded = set(done.stdout.split())
+    return set(done.stdout.split())
+
+
+def test_importing_the_package_loads_little():
+    loaded = modules_after("import kdmp")
+    assert {"kdmp.dump", "kdmp.reader", "kdmp._kdmp"} <= loaded
+    assert not {"typing", "re", "datetime", "contextlib", "dataclasses", "inspect", "pathlib"} & loaded
+
+
+def test_importing_the_command_line_loads_nothing_heavy():
+    loaded = modules_after("import kdmp.cli; kdmp.cli.build_parser()")
     assert "kdmp.cli.cmd_info" in loaded
     assert not {"rich", "numpy", "cffi", "kdmp.sample", "kdmp.convert", "kdmp.hexdump"} & loaded
 

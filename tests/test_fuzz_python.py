@@ -46,12 +46,12 @@ def test_a_finding_is_kept(tmp_path):
 
 
 def test_lines_are_news_once():
-    import kdmp
+    from kdmp.times import filetime
 
     coverage = pyfuzz.Coverage()
-    assert coverage.watch(kdmp.dump.filetime, None) > 0
-    assert coverage.watch(kdmp.dump.filetime, None) == 0
-    assert coverage.watch(kdmp.dump.filetime, 10**17) > 0
+    assert coverage.watch(filetime, None) > 0
+    assert coverage.watch(filetime, None) == 0
+    assert coverage.watch(filetime, 10**17) > 0
     assert sys.gettrace() is None
 
 

@@ -110,7 +110,7 @@ class Windows:
     @staticmethod
     def filetime(value: int | None) -> datetime | None:
         """Return a FILETIME as an aware datetime, UTC; None for 0 and for what no datetime can hold."""
-        from kdmp.dump import filetime
+        from kdmp.times import filetime
 
         return filetime(value)
 
