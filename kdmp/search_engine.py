@@ -20,7 +20,7 @@ __all__ = ["matcher_engine"]
 
 _SLICE = 16 << 20  # bytes between two looks at whether to stop
 _BUNCH = 4096  # matches at a time
-_SHARE = 32 << 20  # bytes that a thread takes
+_SHARE = 16 << 20  # bytes that a thread takes
 _HELD = 1 << 16  # matches that a thread collects before it pauses
 
 
