@@ -120,6 +120,27 @@ bound_one_by_one(const uint8_t *bytes, const struct run *runs, int n,
     return value;
 }
 
+/* As bound_one_by_one; copies the page there into 'page'. */
+uint64_t
+bound_page_by_page(const uint8_t *bytes, const struct run *runs, int n,
+                   uint64_t root, const uint64_t *vaddrs, uint64_t count,
+                   uint8_t *page, uint64_t zero)
+{
+    uint64_t value = 0;
+
+    for (uint64_t i = 0; i < count; i++) {
+        uint64_t paddr =
+            walk(bytes, runs, n, root, vaddrs[i] ^ (value & zero));
+        const uint8_t *place = at(bytes, runs, n, paddr);
+
+        if (place == NULL)
+            continue;
+        memcpy(page, place, 4096);
+        memcpy(&value, page + 4088, 8);
+    }
+    return value;
+}
+
 /* Copy all bytes into a buffer of 'chunk' bytes, again and again. */
 void
 bound_copy(const uint8_t *bytes, uint64_t size, uint8_t *buffer, uint64_t chunk)

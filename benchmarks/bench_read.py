@@ -90,7 +90,8 @@ def _small(
         }
         more = more or {}
         samples = time_loops({OURS: ours, **theirs, **more}, options.rounds, patience=options.patience)
-        note = f"{NOTE}; and a load" if BOUND in more else ""
+        copied = "the copy of the page" if what == "page" else "a load"
+        note = f"{NOTE}; and {copied}" if BOUND in more else ""
         return Row("read", name, "ns", samples, claim, note, sides.missing(what), machine.name)
 
     fifty = Claim("ratio", 50)
@@ -104,7 +105,8 @@ def _small(
     if everything:
         yield row("read(va, 8), random", over_sized(reader.read, addresses, 8), "read8", addresses, fifty)
     paged = Claim("ratio", 50, line=claims.PAGE_READ)
-    yield row("read(va, 4096), random", over_sized(reader.read, pages, PAGE), "page", pages, paged)
+    copying = {BOUND: bound.page_by_page(machine.dtb, as_addresses(pages))} if bound.usable else {}
+    yield row("read(va, 4096), random", over_sized(reader.read, pages, PAGE), "page", pages, paged, copying)
     if not everything:
         return
     few = addresses[:1000] * (len(addresses) // 1000)

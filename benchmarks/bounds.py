@@ -42,6 +42,7 @@ def _library(directory: Path) -> Any:
         ("translate", None, walk),
         ("read_u64", None, walk),
         ("one_by_one", _U64, [_POINTER, _POINTER, _INT, _U64, _POINTER, _U64, _INT, _U64]),
+        ("page_by_page", _U64, [_POINTER, _POINTER, _INT, _U64, _POINTER, _U64, _POINTER, _U64]),
         ("copy", None, [_POINTER, _U64, _POINTER, _U64]),
         ("find", _U64, [_POINTER, _U64, ctypes.c_char_p, _U64]),
         ("find_byte", _U64, [_POINTER, _U64, _INT]),
@@ -106,6 +107,17 @@ class Bound:
 
         def loop() -> int:
             function(self.base, self._runs, len(self._runs), dtb, source, len(addresses), load, 0)
+            return len(addresses)
+
+        return loop
+
+    def page_by_page(self, dtb: int, addresses: Any) -> Loop:
+        """Return the loop of a C walk and the copy of a page that waits for each page."""
+        function, source = self.library.bound_page_by_page, _address(addresses)
+        page = (ctypes.c_uint8 * 4096)()
+
+        def loop() -> int:
+            function(self.base, self._runs, len(self._runs), dtb, source, len(addresses), page, 0)
             return len(addresses)
 
         return loop

@@ -65,6 +65,8 @@ def verdicts(rows: Iterable[Row]) -> list[Verdict]:
 def _measured(row: Row, claim: Claim) -> str:
     name = f"{row.name}, {row.dump}" if row.dump else row.name
     met = {True: "", False: " (NOT met)", None: " (not measured)"}[row.judge(claim)]
+    if row.judge(claim) is False and row.beyond(claim):
+        met = f" (NOT met, nor would the bound: {row.median(BOUND):.3g})"
     ours = row.median(OURS)
     if ours is None:
         return f"{name}: not measured"

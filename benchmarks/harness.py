@@ -142,6 +142,14 @@ class Row:
             return None if ours is None or bound is None else ours <= max(claim.limit, bound)
         return None if ours is None else ours <= claim.limit
 
+    def beyond(self, claim: Claim) -> bool:
+        """Return whether the bound, in the place of kdmp, would not meet the claim either."""
+        if claim.kind != "ratio":
+            return False
+        against = BOUND_ONE if claim.against == ONE else claim.against
+        bound, theirs = self.median(BOUND), self.median(against)
+        return bool(bound and theirs and theirs / bound < claim.limit)
+
     def met(self) -> bool | None:
         """Return whether all claims hold; None if there is none or nothing to judge them by."""
         answers = [answer for answer in map(self.judge, self.claims) if answer is not None]

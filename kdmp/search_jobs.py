@@ -55,16 +55,12 @@ def jobs(
 
 def _shares(reader: "Reader", job: Job, share: int) -> Iterator[Job]:
     """Cut a job after every `share` readable bytes."""
-    start, size = job.start, 0
-    for extent in reader.extents(job.start, job.last):
-        at, end = extent.address, extent.address + extent.size
-        while size + end - at >= share:
-            at += share - size
-            yield Job(job.number, start, at - 1)
-            start, size = at, 0
-        size += end - at
-    if size:
-        yield Job(job.number, start, job.last)
+    start: int | None = job.start
+    extents = reader.extents(job.start, job.last)
+    while start is not None:
+        last = extents.skip(share)
+        yield Job(job.number, start, job.last if last is None else last)
+        start = None if last is None or last == job.last else last + 1
 
 
 # ---- file order ----

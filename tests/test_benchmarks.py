@@ -17,6 +17,8 @@ import kdmp  # noqa: E402
 from benchmarks import bounds, claims, contents, dumps, peers, report  # noqa: E402
 from benchmarks.harness import (  # noqa: E402
     BOUND,
+    BOUND_ONE,
+    ONE,
     OURS,
     PEER,
     Claim,
@@ -29,7 +31,7 @@ from benchmarks.harness import (  # noqa: E402
 
 
 def row(claim, dump="", **samples):
-    names = {"ours": OURS, "peer": PEER, "bound": BOUND}
+    names = {"ours": OURS, "peer": PEER, "bound": BOUND, "bound_one": BOUND_ONE}
     return Row("g", "thing", "ns", {names[k]: v for k, v in samples.items()}, claim, dump=dump)
 
 
@@ -123,6 +125,21 @@ def test_one_claim_of_several_that_fails_is_a_failure():
     assert row(both, ours=[4], peer=[8]).met() is True
     assert row(both, ours=[4], peer=[7]).met() is False
     assert row(both, ours=[4]).met() is True  # the other cannot be judged
+
+
+@pytest.mark.parametrize(
+    ("claim", "samples", "beyond"),
+    [
+        (Claim("ratio", 2), {"ours": [10], "peer": [10], "bound": [6]}, True),
+        (Claim("ratio", 2), {"ours": [10], "peer": [10], "bound": [5]}, False),
+        (Claim("ratio", 2), {"ours": [10], "peer": [10]}, False),
+        (Claim("ratio", 1.8, ONE), {"ours": [10], "bound": [6], "bound_one": [10]}, True),
+        (Claim("ratio", 1.8, ONE), {"ours": [10], "bound": [5], "bound_one": [10]}, False),
+        (Claim("value", 5), {"ours": [10], "bound": [6]}, False),
+    ],
+)
+def test_what_the_bound_would_not_meet(claim, samples, beyond):
+    assert row(claim, **samples).beyond(claim) is beyond
 
 
 def test_promises_are_computed():

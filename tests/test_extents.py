@@ -9,6 +9,7 @@ import random
 import struct
 import threading
 import time
+from functools import cache
 
 import pytest
 import shareddata
@@ -541,6 +542,69 @@ def test_records():
     assert one == (0x5000, 0x1000, 0x2000, 0x1000)
     assert repr(one) == "Extent(address=0x5000, pa=0x1000, offset=0x2000, size=0x1000)"
     assert type(one).__module__ == "kdmp"
+
+
+@cache
+def many_extents():
+    """A reader with extents of every kind, frames of an overlay among them, and what they are."""
+    space = Sparse("x64", 3)
+    pages = {pfn: space.memory.pages.get(pfn, bytes(PAGE)) for pfn in (*space.memory.pages, 0x700, 0x701)}
+    dump = kdmp.open(arch_dump(pages, "x64", space.root))
+    overlay = dump.overlay()
+    reader = dump.reader(view=overlay, dtb=space.root, invalid_pte_mask=0, zero_fill=True)
+    for one in list(reader.extents())[::5]:
+        if one.pa is not None:
+            reader.write(one.address, b"new")
+    whole = list(reader.extents())
+    assert len(whole) > 20 and {one.offset is None for one in whole} == {True, False}
+    return reader, whole
+
+
+@given(st.lists(st.one_of(st.integers(1, 9000), st.none()), max_size=30), st.randoms(use_true_random=False))
+@settings(max_examples=30, deadline=None)
+def test_bytes_left_out(steps, chance):
+    """An iterator of which parts are skipped gives the rest of what another gives, and says where it is."""
+    reader, whole = many_extents()
+    extents = reader.extents()
+    left = [list(one) for one in whole]
+    for step in steps:
+        if step is None:
+            want = tuple(left.pop(0)) if left else None
+            got = next(extents, None)
+            assert (None if got is None else tuple(got)) == want
+            continue
+        size = step * chance.choice((1, 1, 50))
+        last = None
+        missing = size
+        while left and missing:
+            address, pa, offset, length = left[0]
+            part = min(length, missing)
+            missing -= part
+            last = address + part - 1
+            if part == length:
+                left.pop(0)
+                continue
+            left[0] = [
+                address + part,
+                None if pa is None else pa + part,
+                None if offset is None else offset + part,
+                length - part,
+            ]
+        assert extents.skip(size) == (None if missing else last)
+    assert [tuple(one) for one in extents] == [tuple(one) for one in left]
+    assert extents.skip(1) is None
+
+
+def test_nothing_is_left_out_by_wrong_sizes(small_image):
+    with kdmp.open_raw(small_image) as dump:
+        extents = dump.phys.extents()
+        for size in (0, -1, 1 << 64):
+            with pytest.raises((ValueError, OverflowError)):
+                extents.skip(size)
+        with pytest.raises(TypeError):
+            extents.skip("1")
+        assert extents.skip((1 << 64) - 1) is None
+        assert list(extents) == []
 
 
 def test_bounds_that_make_no_sense(small_image):

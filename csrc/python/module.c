@@ -80,7 +80,7 @@ add_types(PyObject *module, struct module_state *state)
         {T_RUN_ITERATOR, &run_iterator_spec, 0},
         {T_FRAME, &frame_spec, 0},
         {T_MAPPING_ITERATOR, &mapping_iterator_spec, 0},
-        {T_EXTENT_ITERATOR, &extent_iterator_spec, 0},
+        {T_EXTENT_ITERATOR, &extent_iterator_spec, 1},
         {T_OVERLAY, &overlay_spec, 1},
         {T_MATCHER, &matcher_spec, 1},
     };

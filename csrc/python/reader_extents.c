@@ -56,33 +56,83 @@ fetch(ExtentIterator *self)
     return again;
 }
 
-static PyObject *
-iterator_next(PyObject *op)
+/* Whether there is another extent: 1, 0, or -1 with an exception. */
+static int
+ready(ExtentIterator *self)
 {
-    ExtentIterator *self = (ExtentIterator *)op;
     int rc;
 
     if (self->busy) {
         PyErr_SetString(PyExc_ValueError,
                         "the iterator is in use by another thread");
-        return NULL;
+        return -1;
     }
     while (self->next == self->count) {
         if (self->over && !self->cursor.has_pending) {
             self->over = 0;
             self->cursor.done = 1;
             reader_raise_limit(self->reader, self->cursor.next);
-            return NULL;
+            return -1;
         }
         if (self->cursor.done && !self->cursor.has_pending)
-            return NULL;
+            return 0;
         self->busy = 1;
         rc = fetch(self);
         self->busy = 0;
         if (rc < 0)
-            return NULL;
+            return -1;
     }
+    return 1;
+}
+
+static PyObject *
+iterator_next(PyObject *op)
+{
+    ExtentIterator *self = (ExtentIterator *)op;
+
+    if (ready(self) <= 0)
+        return NULL;
     return extent_record(self->reader->state, &self->batch[self->next++]);
+}
+
+static PyObject *
+iterator_skip(PyObject *op, PyObject *arg)
+{
+    ExtentIterator *self = (ExtentIterator *)op;
+    uint64_t left, last = 0;
+    int rc;
+
+    if (as_u64(arg, "size", &left) < 0)
+        return NULL;
+    if (left == 0) {
+        PyErr_SetString(PyExc_ValueError, "size must not be 0");
+        return NULL;
+    }
+    while (left > 0) {
+        struct kdmp_stretch *first;
+
+        rc = ready(self);
+        if (rc < 0)
+            return NULL;
+        if (rc == 0)
+            Py_RETURN_NONE;
+        first = &self->batch[self->next];
+        if (first->length <= left) {
+            last = first->address + (first->length - 1);
+            left -= first->length;
+            self->next++;
+            continue;
+        }
+        last = first->address + (left - 1);
+        first->address += left;
+        first->length -= left;
+        if (first->paddr != UINT64_MAX)
+            first->paddr += left;
+        if (first->file_offset != UINT64_MAX)
+            first->file_offset += left;
+        left = 0;
+    }
+    return PyLong_FromUnsignedLongLong(last);
 }
 
 static int
@@ -104,8 +154,25 @@ iterator_dealloc(PyObject *op)
     Py_DECREF(type);
 }
 
+PyDoc_STRVAR(
+    iterator_skip_doc,
+    "skip($self, size, /)\n--\n\n"
+    "Leave out the next `size` readable bytes, the first part of an extent if "
+    "need be, and\n"
+    "return the address of the last of them; None if there were fewer, which "
+    "are left out.\n\n"
+    "It makes no Extents and is much faster than the iteration. Raises as the "
+    "iteration.");
+
+static PyMethodDef iterator_methods[] = {
+    {"skip", iterator_skip, METH_O, iterator_skip_doc},
+    {NULL, NULL, 0, NULL},
+};
+
 static PyType_Slot iterator_slots[] = {
-    {Py_tp_doc, "Iterator over what an address space can read."},
+    {Py_tp_doc, "Iterator over what an address space can read, an Extent "
+                "each; made by Reader.extents()."},
+    {Py_tp_methods, iterator_methods},
     {Py_tp_traverse, iterator_traverse},
     {Py_tp_dealloc, iterator_dealloc},
     {Py_tp_iter, PyObject_SelfIter},
