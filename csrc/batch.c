@@ -15,12 +15,6 @@
 #define GROUP 32
 #define TABLES_SHIFT 10 /* tables whose place is remembered */
 
-#if defined(__GNUC__)
-#define PREFETCH(address) __builtin_prefetch(address)
-#else
-#define PREFETCH(address) ((void)(address))
-#endif
-
 /* Where tables lie in memory: direct mapped by frame number. */
 struct table_place {
     uint64_t pfn_plus_1;
@@ -181,7 +175,7 @@ copy_plain(const struct kdmp_extent *extent, uint64_t size, uint8_t *out)
 {
     if (extent->ptr == NULL || extent->length < size)
         return 0;
-    memcpy(out, extent->ptr, (size_t)size);
+    copy_bytes(out, extent->ptr, size);
     return 1;
 }
 

@@ -158,7 +158,7 @@ kdmp_file_read(const struct kdmp_file *file, uint64_t off, void *buffer,
     if (size == 0)
         return KDMP_OK;
     if (file->ptr != NULL) {
-        memcpy(buffer, file->ptr + off, (size_t)size);
+        copy_bytes(buffer, file->ptr + off, size);
         return KDMP_OK;
     }
     if (file->stream.read_at != NULL)

@@ -4,7 +4,12 @@
  *
  * SPDX-License-Identifier: MIT
  */
-#include "internal.h"
+#include "mmu.h"
+
+/* Reads of so many bytes go by stretches, so many at once at most. */
+#define STRETCHED 0x10000
+#define STRETCHED_MOST 0x200000
+#define STRETCHES 32
 
 /* Fill a fault; 'walk' may be NULL. */
 static enum kdmp_status
@@ -80,7 +85,7 @@ copy_physical(const struct kdmp_source *source, uint64_t paddr, uint8_t *buffer,
             break;
         }
         if (extent.ptr != NULL) {
-            memcpy(buffer + done, extent.ptr, (size_t)extent.length);
+            copy_bytes(buffer + done, extent.ptr, extent.length);
         } else {
             status = source->read_file(source, extent.file_offset,
                                        buffer + done, (size_t)extent.length);
@@ -125,17 +130,75 @@ supply_page(const struct kdmp_space *space, const struct kdmp_translation *walk,
     return KDMP_OK;
 }
 
+/* Whether reads of this space may go by stretches: its memory is mapped. */
+static int
+has_stretches(const struct kdmp_space *space)
+{
+    const struct kdmp_source *source = space->source;
+    struct kdmp_extent extent;
+
+    if (source->clean != NULL)
+        source = source->clean;
+    return source->locate(source,
+                          space->root & kdmp_mmu_of(space->paging)->root_mask,
+                          8, &extent)
+               == KDMP_OK
+           && extent.ptr != NULL;
+}
+
+/* Copy what follows each other from 'address' on, until something is missing
+ * or not in memory; how many bytes that were.  Much faster than a walk for
+ * each page, but it cannot tell why. */
+static uint64_t
+copy_stretches(const struct kdmp_space *space, uint64_t address,
+               uint8_t *buffer, uint64_t size)
+{
+    struct kdmp_stretch batch[STRETCHES];
+    struct kdmp_extent_cursor cursor = {.next = address,
+                                        .last = address + (size - 1),
+                                        .tables_left = UINT64_MAX};
+    uint64_t done = 0;
+
+    while (done < size) {
+        size_t count, i;
+
+        if (kdmp_next_extents(space, &cursor, batch, STRETCHES, &count)
+                != KDMP_OK
+            || count == 0)
+            break;
+        for (i = 0; i < count; i++) {
+            if (batch[i].ptr == NULL || batch[i].address != address + done)
+                return done;
+            if (i + 1 < count)
+                prefetch_bytes(batch[i + 1].ptr, batch[i + 1].length);
+            copy_bytes(buffer + done, batch[i].ptr, batch[i].length);
+            done += batch[i].length;
+        }
+    }
+    return done;
+}
+
 static enum kdmp_status
 read_virtual(const struct kdmp_space *space, uint64_t address, uint8_t *buffer,
              uint64_t size, uint64_t *done_out, struct kdmp_fault *fault)
 {
-    uint64_t done = 0;
+    uint64_t done = 0, stretched = 0; /* from where on stretches are tried */
     enum kdmp_status status = KDMP_OK;
 
+    if (size < STRETCHED || !has_stretches(space))
+        stretched = UINT64_MAX;
     while (done < size) {
         struct kdmp_translation walk;
         uint64_t chunk, copied, hole, paddr;
 
+        if (done >= stretched && size - done >= STRETCHED) {
+            chunk = min_u64(size - done, STRETCHED_MOST);
+            copied =
+                copy_stretches(space, address + done, buffer + done, chunk);
+            done += copied;
+            stretched = copied < chunk ? done + STRETCHED : done;
+            continue;
+        }
         if (space->tlb != NULL
             && kdmp_tlb_find(space->tlb, address + done, &paddr)) {
             chunk = min_u64(rest_of_block(paddr, PAGE_SHIFT), size - done);

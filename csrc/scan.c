@@ -163,7 +163,7 @@ fill_window(struct scan *s, const struct kdmp_stretch *stretch, uint64_t offset,
         s->previous = *stretch;
     }
     if (stretch->ptr != NULL)
-        memcpy(target, stretch->ptr + offset, (size_t)size);
+        copy_bytes(target, stretch->ptr + offset, size);
     else
         s->status =
             kdmp_scan_read(&s->source, stretch, offset, target, size, &done);

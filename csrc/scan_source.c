@@ -47,6 +47,9 @@ kdmp_scan_next(struct scan_source *source, struct kdmp_stretch *out,
         source->empty = source->count == 0 ? source->empty + 1 : 0;
     }
     *out = source->batch[source->next++];
+    if (source->next < source->count)
+        prefetch_bytes(source->batch[source->next].ptr,
+                       source->batch[source->next].length);
     return SCAN_STRETCH_GIVEN;
 }
 

@@ -160,10 +160,11 @@ def test_random_tables(paging, seed):
     check_bounds(reader, extents, rng)
 
 
-@pytest.mark.parametrize("paging", MODES)
-def test_dense_tables(paging):
-    """Full page tables: frames in a row, in disorder, twice, missing; entries of every kind between them."""
-    rng, mode = random.Random(paging), MODES[paging]
+def dense(paging, rng):
+    """Full page tables: frames in a row, in disorder, twice, missing; entries of every kind between them.
+
+    The dump's image, its memory, the root, and the first address and count of the pages."""
+    mode = MODES[paging]
     memory = Memory()
     tables = ArchTables(memory, paging, root=0x1020 if paging == "pae" else 0x1000)
     start = 0x8000_0000 if mode.machine == 0x14C else 2**64 - (1 << mode.shifts[-1] + 8)
@@ -179,8 +180,15 @@ def test_dense_tables(paging):
                 has_frame = entry & 1 or entry & TRANSITION
                 tables.raw(start + page * PAGE, entry | (frame + k) * PAGE if has_frame else entry)
             page += 1
-    image = arch_dump(memory.pages, paging, tables.root, kind=5)
-    reader = kdmp.open(image).reader(paging=paging, dtb=tables.root, invalid_pte_mask=0)
+    return arch_dump(memory.pages, paging, tables.root, kind=5), memory, tables.root, start, count
+
+
+@pytest.mark.parametrize("paging", MODES)
+def test_dense_tables(paging):
+    """Frames in a row, in disorder, twice, missing; entries of every kind between them."""
+    rng = random.Random(paging)
+    image, memory, root, start, count = dense(paging, rng)
+    reader = kdmp.open(image).reader(paging=paging, dtb=root, invalid_pte_mask=0)
     extents = check(reader, range(start, start + count * PAGE, PAGE))
     assert len(extents) > 20
     assert any(one.size > 5 * PAGE for one in extents)
