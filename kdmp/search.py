@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, SupportsIndex
 
 from kdmp._kdmp import Matcher
 from kdmp.dump import Progress
+from kdmp.located import Located
 from kdmp.patterns import Pattern, as_patterns, check_alignment
 from kdmp.scanning import Engine, Hit, Scan
 from kdmp.search_engine import matcher_engine
@@ -25,14 +26,7 @@ _MOST_RANGES = 64  # of pointers, in one matcher
 _SHOWN = 16
 
 
-class Match(NamedTuple):
-    """Memory that a pattern matches.
-
-    `va` is its virtual address (None in physical memory), `pa` the physical one and `offset` the place in the
-    file of its first byte (None where there is none), `size` its bytes. `pattern` matched, `number` counts
-    the patterns from 0 in the order they were given; `encoding` is that of a text.
-    """
-
+class _Match(NamedTuple):
     va: int | None
     pa: int | None
     offset: int | None
@@ -42,17 +36,16 @@ class Match(NamedTuple):
     encoding: str | None
     reader: "Reader"
 
-    @property
-    def address(self) -> int:
-        """The address in the reader that was searched: `va`, or `pa` in physical memory."""
-        address = self.pa if self.va is None else self.va
-        assert address is not None
-        return address
 
-    @property
-    def data(self) -> bytes:
-        """The bytes that matched, read when they are asked for."""
-        return self.reader.read(self.address, self.size)
+class Match(_Match, Located):
+    """Memory that a pattern matches.
+
+    `va` is its virtual address (None in physical memory), `pa` the physical one and `offset` the place in the
+    file of its first byte (None where there is none), `size` its bytes. `pattern` matched, `number` counts
+    the patterns from 0 in the order they were given; `encoding` is that of a text.
+    """
+
+    __slots__ = ()
 
     def __repr__(self) -> str:
         place = f"{self.address:#x}" if self.va is None else f"va {self.va:#x}"

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, SupportsIndex, TypeAlias
 
 from kdmp._kdmp import KdmpError
 from kdmp.dump import Progress
+from kdmp.located import Located
 from kdmp.scanning import Batch, Engine, Hit, Ledger, Scan, place, read
 from kdmp.search_jobs import jobs
 
@@ -24,15 +25,7 @@ Rules: TypeAlias = Any
 _MOST_PIECE = 1 << 30
 
 
-class YaraMatch(NamedTuple):
-    """A rule that matched, and one place where a pattern of it did.
-
-    `pattern` is the pattern's identifier ("$a"); None, with `size` 0, for a rule that matched a piece of
-    memory without any pattern: the place is the beginning of the piece then. `va` is the virtual address
-    (None in physical memory), `pa` the physical one and `offset` the place in the file of the first byte
-    (None where there is none). `tags` and `metadata` are those of the rule.
-    """
-
+class _YaraMatch(NamedTuple):
     va: int | None
     pa: int | None
     offset: int | None
@@ -44,17 +37,17 @@ class YaraMatch(NamedTuple):
     metadata: tuple[tuple[str, Any], ...]
     reader: "Reader"
 
-    @property
-    def address(self) -> int:
-        """The address in the reader that was searched: `va`, or `pa` in physical memory."""
-        address = self.pa if self.va is None else self.va
-        assert address is not None
-        return address
 
-    @property
-    def data(self) -> bytes:
-        """The bytes that matched, read when they are asked for."""
-        return self.reader.read(self.address, self.size)
+class YaraMatch(_YaraMatch, Located):
+    """A rule that matched, and one place where a pattern of it did.
+
+    `pattern` is the pattern's identifier ("$a"); None, with `size` 0, for a rule that matched a piece of
+    memory without any pattern: the place is the beginning of the piece then. `va` is the virtual address
+    (None in physical memory), `pa` the physical one and `offset` the place in the file of the first byte
+    (None where there is none). `tags` and `metadata` are those of the rule.
+    """
+
+    __slots__ = ()
 
     def __repr__(self) -> str:
         place = f"{self.address:#x}" if self.va is None else f"va {self.va:#x}"

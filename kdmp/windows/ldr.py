@@ -12,18 +12,14 @@ SPDX-License-Identifier: MIT
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from kdmp._kdmp import KdmpError
 from kdmp.windows.entity import Listing, Problem, fact
 from kdmp.windows.lists import walk_list
 from kdmp.windows.pe import ImageIdentity, identify
 from kdmp.windows.user import UserProcess, UserStructure, peb
-
-if TYPE_CHECKING:
-    from kdmp.dump import Progress
-    from kdmp.targets import Writable
-    from kdmp.windows.imagefile import ExtractedImage, Layout
+from kdmp.windows.userimagefile import Extractable
 
 __all__ = ["MAX_MODULES", "UserModule", "modules"]
 
@@ -66,7 +62,7 @@ _ABI = {
 }  # fmt: skip
 
 
-class UserModule(UserStructure):
+class UserModule(UserStructure, Extractable):
     """A module of a process; `address` is that of its loader entry.
 
     `order` is its place in the list of its PEB (from 0), `lists` names the loader's lists that have it
@@ -170,25 +166,6 @@ class UserModule(UserStructure):
     def symbol_id(self) -> str | None:
         """Key of its PDB on a symbol server, None if not known."""
         return self.image.symbol_id if self.image else None
-
-    def extract(
-        self,
-        path: "Writable",
-        *,
-        layout: "Layout" = "memory",
-        overwrite: bool = False,
-        progress: "Progress | None" = None,
-    ) -> "ExtractedImage":
-        """Write the image to a file, as `Module.extract`, and return what of it was missing.
-
-        Pages that only a VAD's prototype PTEs lead to are written, too. RootNotPresentError if the process
-        has no page tables.
-        """
-        from kdmp.windows.processmemory import extract_user_image
-
-        return extract_user_image(
-            self.process, self.base, self.size, path, layout, overwrite=overwrite, progress=progress
-        )
 
     def __contains__(self, va: int) -> bool:
         return self.base is not None and self.base <= va < self.base + (self.size or 0)

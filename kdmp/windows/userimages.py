@@ -8,24 +8,19 @@ SPDX-License-Identifier: MIT
 """
 
 from functools import cached_property
-from typing import TYPE_CHECKING
 
 from kdmp.windows.entity import Entity, Listing
 from kdmp.windows.ldr import UserModule, modules
 from kdmp.windows.pe import ImageIdentity, identify
 from kdmp.windows.user import UserProcess
+from kdmp.windows.userimagefile import Extractable
 from kdmp.windows.vadpages import UserMemory
 from kdmp.windows.vads import Vad, vads
-
-if TYPE_CHECKING:
-    from kdmp.dump import Progress
-    from kdmp.targets import Writable
-    from kdmp.windows.imagefile import ExtractedImage, Layout
 
 __all__ = ["UserImage", "find_image", "images"]
 
 
-class UserImage(Entity):
+class UserImage(Entity, Extractable):
     """An image that a VAD maps; `address` is that of the VAD.
 
     `modules` are the loader's entries for it: none for one that the loader does not know, or whose lists are
@@ -88,25 +83,6 @@ class UserImage(Entity):
     def image_id(self) -> str | None:
         """Key of the image on a symbol server, None if not known."""
         return self.image.image_id if self.image else None
-
-    def extract(
-        self,
-        path: "Writable",
-        *,
-        layout: "Layout" = "memory",
-        overwrite: bool = False,
-        progress: "Progress | None" = None,
-    ) -> "ExtractedImage":
-        """Write the image to a file, as `Module.extract`, and return what of it was missing.
-
-        Pages that only a VAD's prototype PTEs lead to are written, too. RootNotPresentError if the process
-        has no page tables.
-        """
-        from kdmp.windows.processmemory import extract_user_image
-
-        return extract_user_image(
-            self.process, self.base, self.size, path, layout, overwrite=overwrite, progress=progress
-        )
 
 
 def images(process: UserProcess) -> Listing[UserImage]:
