@@ -1,4 +1,4 @@
-"""README.md is true: its Python blocks run in order, its kdmp commands print what they show.
+"""README.md and docs/guide.md are true: their Python blocks run, their commands print what they show.
 
 ```python blocks share one namespace; with `>>>` they are doctests. In ```console blocks the lines
 `$ kdmp ...` run through kdmp.cli.main, and the lines below each are what it prints ("..." stands for
@@ -8,7 +8,6 @@ SPDX-License-Identifier: MIT
 """
 
 import doctest
-import os
 import re
 import shlex
 from pathlib import Path
@@ -18,7 +17,8 @@ import pytest
 import kdmp.cli
 import kdmp.sample
 
-README = Path(__file__).resolve().parents[1] / "README.md"
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = ("README.md", "docs/guide.md")
 FLAGS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
 
 
@@ -36,15 +36,18 @@ def commands(block):
             yield shlex.split(line, comments=True)[1:], expected
 
 
-@pytest.fixture(scope="module")
-def text():
-    if not README.exists():
-        pytest.skip("there is no README.md")
-    return README.read_text("utf-8")
+@pytest.fixture(scope="module", params=PAGES)
+def page(request):
+    return ROOT / request.param
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
+def text(page):
+    return page.read_text("utf-8")
+
+
+@pytest.fixture(scope="module")
+def folder(page, tmp_path_factory):
     folder = tmp_path_factory.mktemp("readme")
     kdmp.sample.build(folder / "sample.dmp")
     return folder
@@ -57,23 +60,23 @@ def inside(folder, monkeypatch):
     monkeypatch.setenv("NO_COLOR", "1")
 
 
-def test_python_blocks(text, inside):
+def test_python_blocks(page, text, inside):
     namespace = {"__name__": "readme"}
     found = list(blocks(text, "python"))
-    assert found, "README.md has no ```python block"
+    assert found, f"{page.name} has no ```python block"
     for line, source in found:
         if ">>>" in source:
-            example = doctest.DocTestParser().get_doctest(source, namespace, "README.md", str(README), line)
+            example = doctest.DocTestParser().get_doctest(source, namespace, page.name, str(page), line)
             report = []
             runner = doctest.DocTestRunner(optionflags=FLAGS)
             runner.run(example, out=report.append, clear_globs=False)
             namespace.update(example.globs)
             assert runner.failures == 0, "".join(report)
         else:
-            exec(compile("\n" * (line - 1) + source, str(README), "exec"), namespace)
+            exec(compile("\n" * (line - 1) + source, str(page), "exec"), namespace)
 
 
-def test_console_blocks(text, inside, capsys):
+def test_console_blocks(page, text, inside, capsys):
     checker = doctest.OutputChecker()
     count = 0
     for line, block in blocks(text, "console"):
@@ -81,17 +84,18 @@ def test_console_blocks(text, inside, capsys):
             count += 1
             status = kdmp.cli.main(arguments)
             printed = capsys.readouterr()
-            assert status == 0, f"README.md:{line}: kdmp {arguments}: {printed.err}"
+            assert status == 0, f"{page.name}:{line}: kdmp {arguments}: {printed.err}"
             if expected.strip():
                 command = " ".join(["kdmp", *arguments])
                 assert checker.check_output(expected, printed.out, FLAGS), (
-                    f"README.md:{line}: {command} printed\n{printed.out}\nexpected\n{expected}"
+                    f"{page.name}:{line}: {command} printed\n{printed.out}\nexpected\n{expected}"
                 )
-    assert count, "README.md shows no kdmp command"
+    assert count, f"{page.name} shows no kdmp command"
 
 
-def test_make_targets_exist(text):
-    makefile = (README.parent / "Makefile").read_text("utf-8")
+def test_make_targets_exist():
+    text = (ROOT / "README.md").read_text("utf-8")
+    makefile = (ROOT / "Makefile").read_text("utf-8")
     targets = set(re.findall(r"^([a-z]+):", makefile, re.MULTILINE))
     named = set(
         re.findall(r"\bmake ([a-z]+)\b", "\n".join(re.findall(r"`[^`]+`|^```.*?^```", text, re.M | re.S)))
@@ -100,7 +104,14 @@ def test_make_targets_exist(text):
     assert named <= targets
 
 
-def test_links_to_files_exist(text):
+def test_links_to_files_exist(page, text):
     for target in re.findall(r"\]\(([^)#]+)[^)]*\)", text):
         if "://" not in target:
-            assert os.path.exists(README.parent / target), f"README.md links to {target}"
+            assert (page.parent / target).exists(), f"{page.name} links to {target}"
+
+
+def test_commands_exist(text):
+    """Those that the text names in passing, too."""
+    known = kdmp.cli.build_parser()._subparsers._group_actions[0].choices
+    named = set(re.findall(r"`kdmp ([a-z]+)\b", text))
+    assert named <= set(known)
