@@ -8,7 +8,7 @@
 
 /* Reads of so many bytes go by stretches, so many at once at most. */
 #define STRETCHED 0x10000
-#define STRETCHED_MOST 0x200000
+#define STRETCHED_WINDOW 0x200000
 #define STRETCHES 32
 
 /* Fill a fault; 'walk' may be NULL. */
@@ -192,7 +192,7 @@ read_virtual(const struct kdmp_space *space, uint64_t address, uint8_t *buffer,
         uint64_t chunk, copied, hole, paddr;
 
         if (done >= stretched && size - done >= STRETCHED) {
-            chunk = min_u64(size - done, STRETCHED_MOST);
+            chunk = min_u64(size - done, STRETCHED_WINDOW);
             copied =
                 copy_stretches(space, address + done, buffer + done, chunk);
             done += copied;

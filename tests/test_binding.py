@@ -443,6 +443,7 @@ def test_wrong_frames(dump):
         (ValueError, "stop of a slice of frame numbers must not be negative", lambda: pages[: -(2**80)]),
         (ValueError, "has no step", lambda: pages[::2]),
         (kdmp.NotInDumpError, "there is no frame 0x10000000000000", lambda: pages[1 << 52]),
+        (kdmp.NotInDumpError, "there is no frame 0x10000000000000", lambda: pages.buffer(1 << 52)),
     ):
         with pytest.raises(kind, match=message):
             call()

@@ -12,10 +12,11 @@ import pickle
 import pytest
 from clidumps import GAP, LARGE, NOTHING, STACK, VA, small_dump, triage32_dump, triage_dump, x86_dump
 from conftest import KERNEL_VA, small_machine
-from dumpbuilder import ALL_KINDS, BITMAP, FULL, PAGE, Memory, P, Tables, U, W, build, stamp
+from dumpbuilder import ALL_KINDS, BITMAP, FULL, PAGE, PROTOTYPE, Memory, P, Tables, U, W, build, stamp
 from shareddata import machine_dump
 
 import kdmp
+from kdmp._kdmp import ReaderBase
 from kdmp.buffers import CHUNK
 from kdmp.extract import LIMIT, Gaps, gap_facts, pieces
 from kdmp.targets import Target
@@ -90,6 +91,46 @@ def test_missing_reaches_as_far_as_its_cause(reader, small):
     assert small.phys.missing(0x22000, 1 << 50).size == 1 << 50
     assert small.phys.missing(0x19000, 1 << 50).size == 0x7000
     assert reader.missing(HOLE, 0) is None
+
+
+def test_missing_stops_where_the_vad_must_be_asked():
+    """What the page tables say ends there; who asks the VADs and fails tells why, and so does a file."""
+
+    class Asking(ReaderBase):
+        def _load_views(self):
+            raise ZeroDivisionError
+
+    class Failing(io.BytesIO):
+        left = 1 << 20
+
+        def read(self, *args):
+            self.left -= 1
+            if self.left < 0:
+                raise OSError(5, "the disk is gone")
+            return super().read(*args)
+
+    memory = Memory()
+    tables = Tables(memory)
+    tables.map(0x40_0000, 0x70000)
+    memory.fill(0x70)
+    tables.raw(0x40_3000, 0xFFFF_FFFF << 32 | PROTOTYPE)
+    reader = Asking(kdmp.Dump(memory.dump()), paging="x64", dtb=0x1000)
+    assert reader.missing(0x40_0800, 1 << 20) is None
+    assert reader.missing(0x40_1000, 1 << 20).size == 0x2000
+    with pytest.raises(ZeroDivisionError):
+        reader.missing(0x40_3000)
+    source = Failing(memory.dump())
+    with kdmp.open(source) as dump:
+        reader = dump.reader()
+        want = reader.missing(0x40_1000, 0x2000)
+        for left in range(20):
+            source.left = left
+            try:
+                assert reader.missing(0x40_1000, 0x2000)[:2] == want[:2]
+                break
+            except OSError as error:
+                assert "gone" in str(error)
+        assert left > 3
 
 
 def test_missing_takes_contexts_and_is_not_collected(reader, small):

@@ -121,6 +121,7 @@ def test_what_was_written_is_read(reader, pattern):
     dump = reader.dump
     view = dump.overlay()
     writer = dump.reader(view=view, invalid_pte_mask=0, zero_fill=True)
+    assert writer.read(va, len(content)) == content
     want = bytearray(content)
     for at in (0, 5 * PAGE + 77, 60 * PAGE - 3, 61 * PAGE, 62 * PAGE, 599 * PAGE + 10):
         writer.write(va + at, b"written")

@@ -119,6 +119,7 @@ struct.pack_into("<I", image4, 0xF98, 4)
 struct.pack_into("<II", image4, 0x2078, 0x2100, 1)
 struct.pack_into("<QII", image4, 0x2100, 0x5000, 0x2200, 0x40)
 small = DumpBase(image4)
+needle = kdmp._kdmp.Matcher([data[:4]], pointers=[(1 << 62, (1 << 64) - 1, 8)])
 large = ReaderBase(DumpBase(b"x" * (5 << 20), raw=("x64", [])), paging="physical")
 # The PTE of base + 0x5000 names a page of a page file, and so does a prototype PTE.
 paged = OverlayBase(dump)
@@ -177,6 +178,9 @@ calls = {{
     "many": many,
     "mappings": mapped,
     "triage": triage,
+    "matcher": lambda: kdmp._kdmp.Matcher([b"a", (b"bc", b"\\xff\\xff")], pointers=[(1 << 40, 1 << 41, 8)]),
+    "scan": lambda: reader.scan(needle).matches,
+    "extents": lambda: [repr(extent) for extent in reader.extents()],
     "pages slice": lambda: repr(dump.pages[0x20:0x22]),
     "wrong number": lambda: fails(lambda: reader.read(-1, 1)),
     "long string": lambda: large.read_cstr(0, 4096, strict=False),
@@ -246,6 +250,7 @@ NAMES = """open|open path|wrong file|reader|header|figures|pages|page|frames|no 
 no page|read|read_exact|read_gaps|read_into|read_u64|read_cstr|read_wstr|read_unicode_string|context|overlay|
 write|hooked write|restore|import|context text|context copies|context read|translation copies|
 translation text|made up|watched|from a stream|file bytes|raw|compare|ask VADs|collected|many|mappings|triage|
+matcher|scan|extents|
 pages slice|wrong number|long string|long read|page file|prototype|cut number|damage|facts""".replace(
     "\n", ""
 ).split("|")

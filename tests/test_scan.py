@@ -332,6 +332,40 @@ def test_periodic_memory(size):
     assert some == list(range(KERNEL_VA, KERNEL_VA + len(some)))
 
 
+def test_runs_that_nearly_fit():
+    """A long run of one byte that ends again and again, where the search has lost its patience."""
+    memory = Memory()
+    content = ((b"a" * 200 + b"b") * 3000)[: 100 * PAGE]
+    for k in range(100):
+        memory.page(0x20 + k)[:] = content[k * PAGE : (k + 1) * PAGE]
+    reader = kdmp.open(memory.dump()).phys
+    for length in (150, 200, 201):
+        needle = b"a" * length
+        matches, _ = scan(reader, Matcher([needle]), 0x20000, limit=1 << 20)
+        want = [0x20000 + k for k in range(len(content)) if content.startswith(needle, k)]
+        assert [one[0] for one in matches] == want
+        assert bool(want) == (length < 201)
+
+
+def test_a_page_before_tables_with_nothing():
+    """What is found is not forgotten where a call ends in empty tables."""
+    memory = Memory()
+    memory.page(0x20)[100:106] = b"needle"
+    memory.page(0x100)  # an empty page table, for 9 GiB
+    memory.put_u64(0x1000, 0x2067)
+    for k in range(9):
+        memory.put_u64(0x2000 + 8 * k, 0x3000 + k * PAGE | 0x67)
+        for index in range(512):
+            memory.put_u64(0x3000 + k * PAGE + 8 * index, 0x100067 if (k, index) != (0, 0) else 0x101067)
+    memory.put_u64(0x101000 + 8 * 7, 0x20067)
+    memory.fill(*range(0x200, 0x400))  # the more memory, the more tables are believed
+    reader = kdmp.open(memory.dump()).reader()
+    matches, size = scan(reader, Matcher([b"needle"]), 0)
+    assert [one[0] for one in matches] == [0x7064]
+    assert size == PAGE
+    assert [tuple(one)[:2] for one in reader.extents()] == [(0x7000, 0x20000)]
+
+
 def test_many_patterns_that_nearly_fit_take_bounded_steps():
     """Zeros, and patterns of zeros that differ where they are compared last: a call ends early."""
     memory = Memory()
@@ -622,7 +656,7 @@ def test_matchers():
     for wrong in ([], [b""], [(b"ab", b"\0\0")], [(b"ab", b"\1")], [b"a"] * 65537, [bytes(65536)] * 257):
         with pytest.raises(ValueError):
             Matcher(wrong)
-    for wrong in (["text"], "text", b"abc", 5, [(b"a",)], [(b"a", b"\1", b"\1")]):
+    for wrong in (["text"], "text", b"abc", 5, [(b"a",)], [(b"a", b"\1", b"\1")], [(b"a", 5)]):
         with pytest.raises(TypeError):
             Matcher(wrong)
     for wrong in ([(2, 1, 8)], [(1, 2, 3)], [(0, 2**32, 4)], [(1, 2, 8)] * 65, []):
@@ -646,6 +680,8 @@ def test_matchers():
             Matcher([b"a"], alignment=alignment)
     with pytest.raises(TypeError):
         Matcher([b"a"], alignment="1")
+    with pytest.raises(TypeError):
+        Matcher(needles=[b"a"])
 
 
 def test_arguments_of_scan(small_image):

@@ -249,6 +249,94 @@ list_mappings(struct world *world)
     return status;
 }
 
+static enum kdmp_status
+list_extents(struct world *world)
+{
+    struct kdmp_extent_cursor cursor = {.last = UINT64_MAX,
+                                        .tables_left = 1000};
+    struct kdmp_space space = mini_space(world->dump, KDMP_PAGING_X64);
+    struct kdmp_stretch stretch;
+    enum kdmp_status status = KDMP_OK;
+    size_t count, total = 0;
+
+    while (status == KDMP_OK && (!cursor.done || cursor.has_pending)) {
+        status = kdmp_next_extents(&space, &cursor, &stretch, 1, &count);
+        total += count;
+    }
+    CHECK(status != KDMP_OK || total > 0);
+    return status;
+}
+
+/* Go through all that a space reads; how many matches there are. */
+static enum kdmp_status
+search_all(struct world *world, const struct kdmp_matcher_spec *spec,
+           enum kdmp_paging paging, size_t *total_out)
+{
+    struct kdmp_space space = mini_space(world->dump, paging);
+    struct kdmp_search search = {.last = 0xffff, /* all that is mapped */
+                                 .tables_left = 100,
+                                 .budget = 1 << 20};
+    struct kdmp_matcher *matcher;
+    struct kdmp_match matches[64];
+    enum kdmp_status status = kdmp_matcher_open(spec, &matcher, NULL);
+    size_t count;
+
+    *total_out = 0;
+    while (status == KDMP_OK && !search.done) {
+        status = kdmp_scan(&space, matcher, &search, matches, 64, &count);
+        *total_out += count;
+    }
+    kdmp_matcher_close(matcher);
+    return status;
+}
+
+/* Patterns of all kinds: alone, long, with a mask, many; and pointers. */
+static enum kdmp_status
+search_patterns(struct world *world)
+{
+    static const struct kdmp_pointer_range pointers = {1, 2, 8};
+    enum { FEW = 8, ALL = 14, LONG = 1500 };
+    uint8_t bytes[ALL][LONG], mask[LONG];
+    struct kdmp_pattern patterns[ALL];
+    struct kdmp_matcher_spec spec = {
+        .patterns = patterns, .pointers = &pointers, .alignment = 1};
+    enum kdmp_status status;
+    size_t total, i, k;
+
+    memset(mask, 0xff, sizeof(mask));
+    mask[1] = 0;
+    for (i = 0; i < ALL; i++) {
+        for (k = 0; k < LONG; k++) /* what page 8 has there */
+            bytes[i][k] = mini_byte(8, 0x100 + i + k);
+        patterns[i].bytes = bytes[i];
+        patterns[i].mask = i == 3 ? mask : NULL;
+        patterns[i].length = i < FEW ? i + 4 : LONG;
+    }
+    spec.pattern_count = 1;
+    status = search_all(world, &spec, KDMP_PAGING_X64, &total);
+    CHECK(status != KDMP_OK || total >= 1);
+    if (status != KDMP_OK)
+        return status;
+    spec.pattern_count = ALL;
+    spec.pointer_count = 1;
+    status = search_all(world, &spec, KDMP_PAGING_PHYSICAL, &total);
+    CHECK(status != KDMP_OK || total >= ALL);
+    return status;
+}
+
+static enum kdmp_status
+search_text(struct world *world)
+{
+    static const struct kdmp_matcher_spec spec = {
+        .text_minimum = 2, .text_kinds = 3, .alignment = 1};
+    size_t total;
+    enum kdmp_status status =
+        search_all(world, &spec, KDMP_PAGING_PHYSICAL, &total);
+
+    CHECK(status != KDMP_OK || total > 0);
+    return status;
+}
+
 /* Everything that an overlay keeps, from a fresh one to a dropped snapshot. */
 static enum kdmp_status
 use_overlay(struct world *world)
@@ -308,6 +396,8 @@ fail_uses(uint8_t *image)
         {read_cached, MAY_DO_WITHOUT, 3}, {find_root, MUST_FAIL, 0},
         {compare, MUST_FAIL, 0},          {choose_paging, MUST_FAIL, 0},
         {list_mappings, MUST_FAIL, 1},    {use_overlay, MAY_DO_WITHOUT, 10},
+        {list_extents, MUST_FAIL, 1},     {search_patterns, MAY_DO_WITHOUT, 12},
+        {search_text, MAY_DO_WITHOUT, 1},
     };
     struct world world = {.bytes = {image, 0}};
     size_t type, i;
