@@ -18,6 +18,7 @@ from conftest import KERNEL_VA, small_machine
 from dumpbuilder import BITMAP, PAGE, build
 
 import kdmp
+from kdmp._kdmp import Matcher
 from kdmp.convert import convert
 
 HOLE = KERNEL_VA + 0x2000
@@ -41,6 +42,7 @@ class World:
         self.mappings = self.reader.mappings()
         self.runs = self.pages.runs()
         self.numbers = iter(self.pages)
+        self.extents = self.reader.extents()
 
     def close(self):
         self.page.release()
@@ -139,6 +141,22 @@ WAYS = {
     "processes": lambda w: list(w.dump.windows.processes()),
     "modules": lambda w: list(w.dump.windows.modules()),
     "doctor": examined,
+    "large read": lambda w: w.reader.read(KERNEL_VA, 0x40000),
+    "large read_into": lambda w: w.reader.read_into(KERNEL_VA, bytearray(0x40000)),
+    "large overlay read": lambda w: w.over.read(KERNEL_VA, 0x40000),
+    "extents": lambda w: list(w.reader.extents()),
+    "skip": lambda w: w.reader.extents().skip(1 << 20),
+    "buffers": lambda w: list(w.reader.buffers()),
+    "reader buffer": lambda w: w.reader.buffer(KERNEL_VA, 16),
+    "missing": lambda w: w.reader.missing(HOLE),
+    "extract": lambda w: w.reader.extract(KERNEL_VA, 0x3000, w.path.with_suffix(".bin")),
+    "scan": lambda w: w.reader.scan(Matcher([b"hello"])),
+    "scan text": lambda w: w.phys.scan(Matcher(text=(4, 3))),
+    "search": lambda w: list(w.reader.search("hello")),
+    "search in threads": lambda w: list(w.phys.search("hello", threads=2)),
+    "search in file order": lambda w: list(w.phys.search("hello", order="file")),
+    "search a regular expression": lambda w: list(w.phys.search(kdmp.Pattern.regex(b"hel+o"))),
+    "strings": lambda w: list(w.reader.strings()),
 }
 
 # What meets it if the table of frames is in the mapping.
@@ -150,6 +168,7 @@ TABLE = {
     "next run": lambda w: next(w.runs),
     "create_frame": lambda w: w.overlay.create_frame(),
     "remap": lambda w: w.overlay.remap(0x21, 0x20),
+    "pages buffer": lambda w: w.pages.buffer(0x20, 2),
 }
 
 # What need not look at the file, but raises once it is known to be lost.
@@ -186,6 +205,9 @@ AFTER = {
     "triage": lambda w: w.dump.triage,
     "blobs": lambda w: list(w.dump.blobs()),
     "windows": lambda w: w.dump.windows.processes(),
+    "next extent": lambda w: next(w.extents),
+    "skip": lambda w: w.extents.skip(1),
+    "pages buffer": lambda w: w.pages.buffer(0x20),
 }
 
 
