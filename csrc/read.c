@@ -182,7 +182,8 @@ static enum kdmp_status
 read_virtual(const struct kdmp_space *space, uint64_t address, uint8_t *buffer,
              uint64_t size, uint64_t *done_out, struct kdmp_fault *fault)
 {
-    uint64_t done = 0, stretched = 0; /* from where on stretches are tried */
+    uint64_t done = 0, window = STRETCHED_WINDOW;
+    uint64_t stretched = 0; /* from where on stretches are tried */
     enum kdmp_status status = KDMP_OK;
 
     if (size < STRETCHED || !has_stretches(space))
@@ -192,11 +193,16 @@ read_virtual(const struct kdmp_space *space, uint64_t address, uint8_t *buffer,
         uint64_t chunk, copied, hole, paddr;
 
         if (done >= stretched && size - done >= STRETCHED) {
-            chunk = min_u64(size - done, STRETCHED_WINDOW);
+            chunk = min_u64(size - done, window);
             copied =
                 copy_stretches(space, address + done, buffer + done, chunk);
             done += copied;
-            stretched = copied < chunk ? done + STRETCHED : done;
+            if (copied < chunk) { /* it may be so for long */
+                stretched = done + STRETCHED;
+                window = STRETCHED;
+            } else {
+                window = STRETCHED_WINDOW;
+            }
             continue;
         }
         if (space->tlb != NULL
