@@ -282,10 +282,17 @@ search_all(struct world *world, const struct kdmp_matcher_spec *spec,
     size_t count;
 
     *total_out = 0;
+    if (status == KDMP_OK) /* room for less than may begin at one address */
+        CHECK_EQ(kdmp_scan(&space, matcher, &search, matches, 1, &count),
+                 KDMP_E_ARGUMENT);
     while (status == KDMP_OK && !search.done) {
         status = kdmp_scan(&space, matcher, &search, matches, 64, &count);
         *total_out += count;
     }
+    if (status == KDMP_OK) /* it is over */
+        CHECK(kdmp_scan(&space, matcher, &search, matches, 64, &count)
+                  == KDMP_OK
+              && count == 0);
     kdmp_matcher_close(matcher);
     return status;
 }
@@ -295,7 +302,7 @@ static enum kdmp_status
 search_patterns(struct world *world)
 {
     static const struct kdmp_pointer_range pointers = {1, 2, 8};
-    enum { FEW = 8, ALL = 14, LONG = 1500 };
+    enum { FEW = 8, ALL = 14, LONG = 1000 };
     uint8_t bytes[ALL][LONG], mask[LONG];
     struct kdmp_pattern patterns[ALL];
     struct kdmp_matcher_spec spec = {
@@ -320,6 +327,9 @@ search_patterns(struct world *world)
     spec.pattern_count = ALL;
     spec.pointer_count = 1;
     status = search_all(world, &spec, KDMP_PAGING_PHYSICAL, &total);
+    CHECK(status != KDMP_OK || total >= ALL);
+    if (status == KDMP_OK)
+        status = search_all(world, &spec, KDMP_PAGING_X64, &total);
     CHECK(status != KDMP_OK || total >= ALL);
     return status;
 }
