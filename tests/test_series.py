@@ -1,4 +1,4 @@
-"""SnapshotSeries: which dumps make one, and what changed between them (issue bullet "Snapshot series", 5c).
+"""SnapshotSeries: which dumps make one, and what changed between them.
 
 SPDX-License-Identifier: MIT
 """
@@ -17,6 +17,7 @@ from test_leaks import small_triage
 
 import kdmp
 from kdmp.series_windows import _same
+from kdmp.times import filetime
 from kdmp.windows.entity import Problem
 
 
@@ -65,7 +66,7 @@ def test_a_later_dump_of_the_same_boot(machine):
         truth = shareddata.truth(machine)
         assert first.ram == tuple(map(tuple, truth["physical_runs"]))
         assert first.system_dtb == truth["processes"][0]["dtb"] & ~0xFFF
-        assert first.boot_time == kdmp.dump.filetime(truth["boot_time"])
+        assert first.boot_time == filetime(truth["boot_time"])
 
 
 def test_the_order_of_time():
@@ -208,7 +209,7 @@ def test_processes(machine, kind):
         assert by_address.keys() == {lsass, services, smss}
         assert by_address[lsass].facts["thread_count"] == (by_pid[596]["thread_count"], 77)
         assert "thread_count 1 -> 77" in str(by_address[lsass])
-        assert by_address[smss].facts["exit_time"] == (None, kdmp.dump.filetime(ended))
+        assert by_address[smss].facts["exit_time"] == (None, filetime(ended))
         assert by_address[services].facts["hidden"] == (False, True)
         assert [p["pid"] for p in changes.to_dict()["came"]] == [1788]
         for change in by_address.values():
