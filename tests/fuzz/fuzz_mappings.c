@@ -19,7 +19,7 @@ const struct fuzz_shape fuzz_shape = {FUZZ_PROGRAM, MEMORY_HEAD,
 struct list {
     struct kdmp_mapping *ranges;
     size_t count;
-    int whole; /* the end was reached */
+    int whole;     /* the end was reached */
     uint64_t next; /* all below it is in the list */
 };
 
@@ -46,8 +46,7 @@ enumerate(const struct kdmp_space *space, uint64_t first, uint64_t last,
         REQUIRE(count <= room);
         for (i = 0; i < count; i++)
             list->ranges[list->count++] = out[i];
-        list->next =
-            cursor->has_pending ? cursor->pending.start : cursor->next;
+        list->next = cursor->has_pending ? cursor->pending.start : cursor->next;
         if (status == KDMP_E_UNSUPPORTED || status == KDMP_E_LIMIT)
             break;
         if (count == 0 || list->count >= MAX_RANGES) {
