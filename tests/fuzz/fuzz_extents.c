@@ -129,6 +129,36 @@ check_lookup(const struct kdmp_space *space, const struct list *list,
             == listed);
 }
 
+/* A read of many pages, which goes by stretches, is those of the pages. */
+static void
+check_large_read(const struct kdmp_space *space, uint64_t address, size_t size)
+{
+    uint8_t *large = malloc(size), *small = malloc(size);
+    uint64_t last = kdmp_last_address(space->paging), done, want = 0, part;
+    struct kdmp_fault fault;
+    enum kdmp_status status, expected = KDMP_OK;
+
+    REQUIRE(large != NULL && small != NULL);
+    status = kdmp_read(space, address, large, size, &done, &fault);
+    while (want < size && expected == KDMP_OK) {
+        uint64_t at = address + want, rest = PAGE - at % PAGE;
+
+        if (rest > size - want)
+            rest = size - want;
+        if (want > 0 && (at < address || at > last)) {
+            expected = KDMP_E_ADDRESS_END;
+            break;
+        }
+        expected = kdmp_read(space, at, small + want, rest, &part, NULL);
+        want += part;
+    }
+    REQUIRE(status == expected && done == want);
+    REQUIRE(memcmp(large, small, done) == 0);
+    REQUIRE(status == KDMP_OK || fault.status == status);
+    free(large);
+    free(small);
+}
+
 int
 LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
@@ -162,6 +192,11 @@ LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     }
     for (i = 2; i < used; i++)
         check_lookup(&space, &list, first, last, uses[i].value);
+    for (i = 2; i < used && i < 4; i++)
+        check_large_read(&space, uses[i].value,
+                         0x10000 + (uses[i].what & 0x3ffff));
+    for (i = 0; i < list.count; i += 1 + list.count / 3)
+        check_large_read(&space, list.stretches[i].address + data[5], 0x20000);
     for (i = 0; i < list.count; i += 1 + list.count / 16) {
         uint64_t end = list.stretches[i].address + list.stretches[i].length;
 
