@@ -702,3 +702,29 @@ def test_threads_share_a_dump_but_not_an_iterator():
         thread.join()
     assert sorted(got) == sorted(want)
     assert all("another thread" in str(error) for error in errors)
+
+
+def test_an_iterator_is_busy_while_it_reads():
+    """A file object that uses the iterator for which it is asked."""
+
+    class Meddling(io.BytesIO):
+        iterator = None
+
+        def read(self, *args):
+            if self.iterator is not None:
+                for call in (lambda: next(self.iterator), lambda: self.iterator.skip(1)):
+                    with pytest.raises(ValueError, match="in use by another thread"):
+                        call()
+                refused.append(True)
+            return super().read(*args)
+
+    refused = []
+    memory = Memory()
+    memory.fill(0x20)
+    Tables(memory).map(0x5000, 0x20000)
+    source = Meddling(memory.dump())
+    with kdmp.open(source) as dump:
+        source.iterator = dump.reader().extents()
+        assert [tuple(one)[:2] for one in source.iterator] == [(0x5000, 0x20000)]
+        source.iterator = None
+    assert refused
