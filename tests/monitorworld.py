@@ -10,13 +10,19 @@ SPDX-License-Identifier: MIT
 """
 
 from archtables import ArchTables, dump
-from dumpbuilder import Memory
+from dumpbuilder import A, D, Memory, P, U, W
 
 import kdmp
 from kdmp._kdmp import OverlayBase
 from kdmp.monitor import PageIn, PageOut, PageTableMonitor
 
 ROOT, SPARE = 0x1000, 0x10
+FLAGS = P | W | U
+LEAF = FLAGS | A | D
+PS = 0x80
+VA, PAGE_A, PAGE_B = 0x7FF6_1234_5000, 0x40_0000, 0x41_0000
+OTHER_PML4 = 0x0000_1234_5678_9000
+SAME_PT, SAME_PD, SAME_PDPT = VA + 0x1000, VA + 0x20_0000, VA + 0x4000_0000
 
 
 class World:
@@ -85,3 +91,47 @@ class World:
 def brief(event):
     kind = {PageIn: "in", PageOut: "out"}[type(event)]
     return kind, event.va, event.pa, event.level
+
+
+def one_page():
+    """One mapped page at VA, frames for tables to come, and a second root."""
+    world = World()
+    world.map(VA, PAGE_A)
+    for pfn in range(0x300, 0x310):
+        world.memory.page(pfn)
+    return world
+
+
+def opened(world, *more):
+    """Open it with VA and these addresses monitored."""
+    for k, va in enumerate(more):
+        world.map(va, PAGE_B + 0x1000 * k)
+    world.open()
+    for va in (VA, *more):
+        assert world.watch(va).paged_in
+    return world
+
+
+def copy_table(world, va, level, to, root=None):
+    """Copy the table that the entry of `va` at `level` leads to, to a frame; return an entry for it."""
+    table = world.load(world.where(va, level, root)) & ~0xFFF
+    world.phys.write(to << 12, world.phys.read(table, 0x1000))
+    return to << 12 | FLAGS
+
+
+class Failing(Exception):
+    pass
+
+
+class Breakable:
+    """A source that fails when told to; P11, and the protocol."""
+
+    def __init__(self, phys):
+        self.phys, self.after = phys, None
+
+    def read_u64(self, pa):
+        if self.after is not None:
+            self.after -= 1
+            if self.after < 0:
+                raise Failing
+        return self.phys.read_u64(pa)
