@@ -148,7 +148,7 @@ def test_errors(run, small, tmp_path):
 
 
 def test_triage(run, small, tmp_path):
-    from test_leaks import small_triage
+    from triagedumps import small_triage
 
     path = tmp_path / "triage.dmp"
     path.write_bytes(small_triage())

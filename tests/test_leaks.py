@@ -16,13 +16,13 @@ import pickle
 import re
 import struct
 import sys
-import uuid
 from contextlib import contextmanager
 
 import pytest
 from archtables import KUSER, flat, machine
 from conftest import KERNEL_VA, small_machine
 from dumpbuilder import PAGE, Memory
+from triagedumps import small_triage
 
 import kdmp
 from kdmp._kdmp import Matcher, OverlayBase, ReaderBase
@@ -38,25 +38,6 @@ SPLIT = KERNEL_VA + 0x1FF8  # 8 bytes before the hole
 def _plain_build(instrumented):
     if instrumented:
         pytest.skip("a sanitizer's allocator does not count blocks")
-
-
-def small_triage(target=None):
-    """The bytes of a triage dump with a bit of everything; written to `target` if that is given."""
-    out = io.BytesIO()
-    kdbg = bytearray(0x380)
-    struct.pack_into("<HHHH", kdbg, 0x2B0, 0x40, 0, 8, 0)
-    kdmp.write_triage(
-        out if target is None else target,
-        header={"minor_version": 19041, "number_processors": 2, "kd_debugger_data_block": KERNEL_VA + 0x8000},
-        unloaded=[("old.sys", KERNEL_VA, KERNEL_VA + 1)],
-        prcb=bytes(0x40),
-        stack=(KERNEL_VA + 0x4000, b"stack" * 4),
-        debugger_data=kdbg,
-        drivers=[("nt.exe", KERNEL_VA, 0x1000, 1, 2)] * 3,
-        data_blocks=[(KERNEL_VA, b"block" * 8), (KERNEL_VA + 40, b"next")],
-        blobs=[(uuid.UUID(int=0), b""), (uuid.UUID(int=5), b"secondary")],
-    )
-    return out.getvalue()
 
 
 def endless():

@@ -13,7 +13,7 @@ import shareddata
 from conftest import KERNEL_VA, small_machine
 from dumpbuilder import BITMAP, FULL, PAGE, RANGES9, Memory, P, Tables, U, W
 from searchoracle import hits, search
-from test_leaks import small_triage
+from triagedumps import small_triage
 
 import kdmp
 from kdmp import Pattern

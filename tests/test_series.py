@@ -13,7 +13,7 @@ from clidumps import arm64_dump, x86_dump
 from conftest import small_machine
 from dumpbuilder import BITMAP, FULL, build, stamp
 from seriesdumps import KUSER, MACHINE, Later, original
-from test_leaks import small_triage
+from triagedumps import small_triage
 
 import kdmp
 from kdmp.series_windows import _same

@@ -8,8 +8,8 @@ import sys
 import pytest
 from conftest import KERNEL_VA, small_machine
 from dumpbuilder import PAGE
-from test_leaks import small_triage
 from test_search import noise, space
+from triagedumps import small_triage
 
 import kdmp
 

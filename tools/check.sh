@@ -28,7 +28,7 @@ SANITIZE=(-O1 -g -fno-omit-frame-pointer -fsanitize=address,undefined
           -fno-sanitize-recover=all)
 # Tests of what is Python alone, or reads sound dumps only, gain nothing under
 # a sanitizer and take most of the time there.
-PYTHON_ALONE=(benchmarks.py bugcheck.py context.py convert.py hexdump.py packed.py structs.py
+PYTHON_ALONE=(benchmarks.py bugcheck.py context.py convert.py hexdump.py 'packed*.py' structs.py
               'cli*.py' '*writer.py' layouts.py mmpte.py 'isf*.py' symbols.py
               kdbg.py choose.py kernel.py image.py modules.py lists.py entity.py
               objects.py 'cpus*.py' arguments.py trapframe.py processes.py

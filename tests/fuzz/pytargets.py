@@ -22,10 +22,10 @@ import doctordumps
 import dumpbuilder
 import isftables
 import make_corpus
+import packers
 import pebuilder
 import shareddata
 import spaces
-import test_packed as packers
 import vadtrees
 from pyfuzz import Bytes, Patches
 
