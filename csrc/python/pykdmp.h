@@ -155,7 +155,7 @@ as_size(PyObject *arg, const char *name, Py_ssize_t *out)
     return as_size_slow(arg, name, out);
 }
 
-/* --- dump_object.c, dump_source.c -------------------------------------- */
+/* --- dump_object.c, dump_source.c, dump_facts.c ------------------------ */
 
 enum dump_io { IO_MAP, IO_READ, IO_MEMORY, IO_FILE };
 
@@ -206,6 +206,11 @@ void dump_release(DumpObject *self);
 /* Raise what kdmp_choose_paging() said; returns NULL. */
 PyObject *raise_no_paging(DumpObject *self, enum kdmp_status status,
                           int machine);
+
+extern PyGetSetDef dump_getset[];
+
+/* Pin the dump and return its facts; NULL with an exception. */
+const struct kdmp_info *dump_facts(PyObject *op);
 
 /* Set the exception for a dump that cannot be pinned; return -1. */
 int dump_not_open(DumpObject *self);
