@@ -221,8 +221,10 @@ class _Slicing:
             self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         mapped = self._map
 
+        offsets = list(range(start, start + size, chunk))
+
         def loop() -> int:
-            for at in range(start, start + size, chunk):
+            for at in offsets:
                 mapped[at : at + chunk]
             return size
 
@@ -252,9 +254,12 @@ def _into(reader: kdmp.Reader, addresses: list[int]) -> Loop:
 
 
 def _chunks(reader: kdmp.Reader, window: int, size: int, chunk: int) -> Loop:
+    # Made before: range() over addresses of the kernel half adds up large ints at each step.
+    addresses = list(range(window, window + size, chunk))
+
     def loop() -> int:
         read = reader.read
-        for start in range(window, window + size, chunk):
+        for start in addresses:
             read(start, chunk)
         return size
 
@@ -263,10 +268,11 @@ def _chunks(reader: kdmp.Reader, window: int, size: int, chunk: int) -> Loop:
 
 def _chunks_into(reader: Any, window: int, size: int, chunk: int) -> Loop:
     buffer = bytearray(chunk)
+    addresses = list(range(window, window + size, chunk))
 
     def loop() -> int:
         read_into = reader.read_into
-        for start in range(window, window + size, chunk):
+        for start in addresses:
             if read_into(start, buffer) != chunk:
                 raise AssertionError(f"short read at {start:#x}")
         return size
@@ -276,5 +282,5 @@ def _chunks_into(reader: Any, window: int, size: int, chunk: int) -> Loop:
 
 def _some(read: Callable[[int, int], Any], window: int, size: int, chunk: int, seconds: float) -> Loop:
     """Return a peer's loop over as many chunks as it reads in that time."""
-    chunks = for_a_while(lambda at: read(at, chunk), range(window, window + size, chunk), seconds)
+    chunks = for_a_while(lambda at: read(at, chunk), list(range(window, window + size, chunk)), seconds)
     return lambda: chunks() * chunk
