@@ -11,23 +11,17 @@
  */
 #include "mmu.h"
 #include "mmu_x64.h"
+#include "tlb.h"
 
 #define GROUP 32
-#define TABLES_SHIFT 10 /* tables whose place is remembered */
-
-/* Where tables lie in memory: direct mapped by frame number. */
-struct table_place {
-    uint64_t pfn_plus_1;
-    const uint8_t *bytes;
-};
 
 struct batch {
     const struct kdmp_space *space;
     const struct kdmp_source *source;
     const uint8_t *top; /* the root table, NULL: no quick way */
     int levels;
-    uint64_t hole; /* first address without canonical form */
-    struct table_place *places;
+    uint64_t hole;              /* first address without canonical form */
+    struct table_place *places; /* 'bytes' NULL: not all in memory */
 };
 
 /* The bytes of a frame, or NULL if they are not all in memory. */
@@ -46,9 +40,7 @@ KDMP_INLINE const uint8_t *
 table_bytes(const struct batch *batch, uint64_t table)
 {
     uint64_t pfn = table >> PAGE_SHIFT;
-    struct table_place *place =
-        &batch->places[pfn * UINT64_C(0x9E3779B97F4A7C15)
-                       >> (64 - TABLES_SHIFT)];
+    struct table_place *place = table_place_of(batch->places, pfn);
 
     if (place->pfn_plus_1 != pfn + 1) {
         place->bytes = frame_bytes(batch->source, table);
@@ -67,7 +59,7 @@ batch_init(struct batch *batch, const struct kdmp_space *space)
         return KDMP_OK;
     batch->levels = space->paging == KDMP_PAGING_X64 ? 4 : 5;
     batch->hole = UINT64_C(1) << (9 * batch->levels + 11);
-    batch->places = kdmp_calloc(1u << TABLES_SHIFT, sizeof(*batch->places));
+    batch->places = kdmp_calloc(TABLE_PLACES, sizeof(*batch->places));
     if (batch->places == NULL)
         return KDMP_E_NOMEM;
     batch->top = frame_bytes(batch->source, space->root & X64_ADDRESS);

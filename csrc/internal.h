@@ -106,14 +106,6 @@ uint64_t kdmp_canonical_hole(enum kdmp_paging paging, uint64_t vaddr);
 /* log2 of what a whole table at a level maps. */
 unsigned kdmp_table_shift(enum kdmp_paging paging, int level);
 
-/* ---- tlb.c ---- */
-
-/* The physical address of 'vaddr', if it is known: 1, else 0. */
-int kdmp_tlb_find(struct kdmp_tlb *tlb, uint64_t vaddr, uint64_t *paddr_out);
-
-/* Remember a walk that succeeded. */
-void kdmp_tlb_keep(struct kdmp_tlb *tlb, const struct kdmp_translation *walk);
-
 /* ---- pagefile.c ---- */
 
 /* Bytes of a page that a walk found to be in a page file; KDMP_E_NOT_PRESENT

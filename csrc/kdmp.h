@@ -987,6 +987,8 @@ uint64_t kdmp_overlay_epoch(const struct kdmp_overlay *overlay);
  * page size.  Only reads use it, only translations that lead to a frame are
  * kept, and only one thread at a time may use it.  With an overlay (may be
  * NULL) it empties itself when a page table that it depends on is written.
+ * Walks read every entry themselves, but have it remember where a mapped dump
+ * has their tables: it is for one dump.
  */
 enum kdmp_status kdmp_tlb_open(uint64_t capacity, struct kdmp_overlay *overlay,
                                struct kdmp_tlb **out);

@@ -10,6 +10,7 @@
  * SPDX-License-Identifier: MIT
  */
 #include "overlay_internal.h"
+#include "tlb.h"
 
 /* ---- memory ---- */
 

@@ -5,6 +5,7 @@
  * SPDX-License-Identifier: MIT
  */
 #include "mmu.h"
+#include "tlb.h"
 
 /* Reads of so many bytes go by stretches, so many at once at most. */
 #define STRETCHED 0x10000

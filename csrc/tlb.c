@@ -1,35 +1,21 @@
 /*
- * tlb.c: remember where pages are, for reads that come back to them.
+ * tlb.c: remember where pages are, for reads that come back to them, and where
+ * tables lie.
  *
- * Direct mapped: a page has one place, and whoever comes later takes it.  The
- * table is allocated with the first page that is kept.
+ * Direct mapped: a page has one place, and whoever comes later takes it.  What
+ * is kept is allocated with the first that is.
  *
  * SPDX-License-Identifier: MIT
  */
-#include "internal.h"
-
-struct place {
-    uint64_t page; /* vaddr with the low bit set; 0: empty */
-    uint64_t paddr;
-};
-
-struct kdmp_tlb {
-    struct place *places; /* NULL until needed */
-    uint64_t capacity;
-    struct kdmp_overlay *overlay;
-    uint64_t epoch;
-    uint64_t hits;
-    uint64_t misses;
-    uint64_t size;
-};
+#include "tlb.h"
 
 /* The place of a page, out of 'capacity' many. */
-static struct place *
+static struct page_place *
 place_of(const struct kdmp_tlb *tlb, uint64_t vaddr)
 {
     uint64_t hash = (vaddr >> PAGE_SHIFT) * UINT64_C(0x9E3779B97F4A7C15) >> 32;
 
-    return &tlb->places[hash * tlb->capacity >> 32];
+    return &tlb->pages[hash * tlb->capacity >> 32];
 }
 
 static uint64_t
@@ -55,10 +41,10 @@ catch_up(struct kdmp_tlb *tlb)
 int
 kdmp_tlb_find(struct kdmp_tlb *tlb, uint64_t vaddr, uint64_t *paddr_out)
 {
-    const struct place *place;
+    const struct page_place *place;
 
     catch_up(tlb);
-    if (tlb->places != NULL) {
+    if (tlb->pages != NULL) {
         place = place_of(tlb, vaddr);
         if (place->page == page_of(vaddr)) {
             tlb->hits++;
@@ -91,13 +77,13 @@ note_tables(struct kdmp_tlb *tlb, const struct kdmp_translation *walk)
 void
 kdmp_tlb_keep(struct kdmp_tlb *tlb, const struct kdmp_translation *walk)
 {
-    struct place *place;
+    struct page_place *place;
 
     if (!note_tables(tlb, walk))
         return;
-    if (tlb->places == NULL)
-        tlb->places = kdmp_calloc(tlb->capacity, sizeof(*tlb->places));
-    if (tlb->places == NULL)
+    if (tlb->pages == NULL)
+        tlb->pages = kdmp_calloc(tlb->capacity, sizeof(*tlb->pages));
+    if (tlb->pages == NULL)
         return; /* a cache may fail */
     place = place_of(tlb, walk->vaddr);
     tlb->size += place->page == 0;
@@ -106,19 +92,33 @@ kdmp_tlb_keep(struct kdmp_tlb *tlb, const struct kdmp_translation *walk)
 }
 
 void
+kdmp_tlb_keep_table(struct kdmp_tlb *tlb, uint64_t pfn, const uint8_t *bytes)
+{
+    struct table_place *place;
+
+    if (tlb->tables == NULL)
+        tlb->tables = kdmp_calloc(TABLE_PLACES, sizeof(*tlb->tables));
+    if (tlb->tables == NULL)
+        return; /* a cache may fail */
+    place = table_place_of(tlb->tables, pfn);
+    place->pfn_plus_1 = pfn + 1;
+    place->bytes = bytes;
+}
+
+void
 kdmp_tlb_flush(struct kdmp_tlb *tlb)
 {
-    if (tlb->places != NULL)
-        memset(tlb->places, 0, (size_t)tlb->capacity * sizeof(*tlb->places));
+    if (tlb->pages != NULL)
+        memset(tlb->pages, 0, (size_t)tlb->capacity * sizeof(*tlb->pages));
     tlb->size = 0;
 }
 
 int
 kdmp_tlb_flush_page(struct kdmp_tlb *tlb, uint64_t vaddr)
 {
-    struct place *place;
+    struct page_place *place;
 
-    if (tlb->places == NULL)
+    if (tlb->pages == NULL)
         return 0;
     place = place_of(tlb, vaddr);
     if (place->page != page_of(vaddr))
@@ -133,8 +133,8 @@ kdmp_tlb_resize(struct kdmp_tlb *tlb, uint64_t capacity)
 {
     if (capacity == 0 || capacity > UINT32_MAX)
         return KDMP_E_ARGUMENT;
-    kdmp_free(tlb->places);
-    tlb->places = NULL;
+    kdmp_free(tlb->pages);
+    tlb->pages = NULL;
     tlb->capacity = capacity;
     tlb->size = 0;
     return KDMP_OK;
@@ -174,6 +174,7 @@ kdmp_tlb_close(struct kdmp_tlb *tlb)
 {
     if (tlb == NULL)
         return;
-    kdmp_free(tlb->places);
+    kdmp_free(tlb->tables);
+    kdmp_free(tlb->pages);
     kdmp_free(tlb);
 }

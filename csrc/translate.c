@@ -11,6 +11,7 @@
 #include "mmu_arm64.h"
 #include "mmu_x64.h"
 #include "mmu_x86.h"
+#include "tlb.h"
 
 /* The bit that Windows' L1TF mitigation has been seen to set in invalid
  * entries, for when InvalidPteMask itself is not known. */
@@ -37,24 +38,51 @@ load_entry_slow(const struct kdmp_source *source, uint64_t paddr, unsigned size,
     return KDMP_OK;
 }
 
+/* Where a mapped dump has the frame of a table; 'tlb' may be NULL. */
+KDMP_INLINE enum kdmp_status
+find_table(const struct kdmp_dump *dump, struct kdmp_tlb *tlb, uint64_t pfn,
+           const uint8_t **bytes_out)
+{
+    uint64_t offset = 0;
+    enum kdmp_status status;
+
+    if (tlb != NULL && tlb->tables != NULL) {
+        const struct table_place *place = table_place_of(tlb->tables, pfn);
+
+        if (place->pfn_plus_1 == pfn + 1) {
+            *bytes_out = place->bytes;
+            return KDMP_OK;
+        }
+    }
+    status = index_find(&dump->index, pfn, &offset);
+    if (status != KDMP_OK)
+        return status;
+    *bytes_out = dump->file.ptr + offset;
+    if (tlb != NULL)
+        kdmp_tlb_keep_table(tlb, pfn, *bytes_out);
+    return KDMP_OK;
+}
+
 /* Load an entry of 4 or 8 bytes; entries never cross a frame.  A mapped dump,
  * the common case, takes no call. */
 KDMP_INLINE enum kdmp_status
-load_entry(const struct kdmp_source *source, uint64_t paddr, unsigned size,
+load_entry(const struct kdmp_space *space, uint64_t paddr, unsigned size,
            uint64_t *value_out)
 {
+    const struct kdmp_source *source = space->source;
+
     if (source->clean != NULL)
         source = source->clean;
     if (source->locate == kdmp_dump_locate) {
         const struct kdmp_dump *dump = source->context;
-        uint64_t offset = 0;
-        enum kdmp_status status;
 
         if (dump->file.ptr != NULL) {
-            status = index_find(&dump->index, paddr >> PAGE_SHIFT, &offset);
+            const uint8_t *table = NULL;
+            enum kdmp_status status =
+                find_table(dump, space->tlb, paddr >> PAGE_SHIFT, &table);
+
             if (status == KDMP_OK)
-                *value_out = load_le(
-                    dump->file.ptr + offset + (paddr & (PAGE_SIZE - 1)), size);
+                *value_out = load_le(table + (paddr & (PAGE_SIZE - 1)), size);
             return status;
         }
     }
@@ -459,7 +487,7 @@ walk_level(const struct mmu *mmu, const struct kdmp_space *space,
     enum kdmp_status status;
     struct mmu_step step;
 
-    status = load_entry(space->source, paddr, mmu->entry_size, &value);
+    status = load_entry(space, paddr, mmu->entry_size, &value);
     if (status != KDMP_OK) {
         end_walk(out, status, depth > 0 ? KDMP_PTE_TABLE : KDMP_PTE_NONE,
                  paddr);

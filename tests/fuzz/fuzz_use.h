@@ -71,19 +71,29 @@ read_strings(const struct kdmp_space *space, uint64_t address)
     }
 }
 
+/* In all modes.  'tlb' is for walks only: the pages that reads would have it
+ * keep are those of one mode. */
 static inline void
 use_address(struct kdmp_space *mapped, struct kdmp_space *streamed,
-            uint64_t address)
+            struct kdmp_tlb *tlb, uint64_t address)
 {
-    int paging;
+    int paging, again;
 
     for (paging = 0; paging < KDMP_PAGING_COUNT; paging++) {
-        struct kdmp_translation walk;
+        struct kdmp_translation walk = {0};
 
         mapped->paging = streamed->paging = (enum kdmp_paging)paging;
         REQUIRE(kdmp_translate(mapped, address, &walk)
                 == (enum kdmp_status)walk.status);
         REQUIRE(walk.depth <= 5);
+        for (again = 0; again < 2; again++) {
+            struct kdmp_space remembering = *mapped;
+            struct kdmp_translation other = {0};
+
+            remembering.tlb = tlb;
+            (void)kdmp_translate(&remembering, address, &other);
+            REQUIRE(memcmp(&walk, &other, sizeof(walk)) == 0);
+        }
         read_both(mapped, streamed, address, 16);
         read_both(mapped, streamed, address - 0x800, BUFFER);
         read_strings(mapped, address);
@@ -167,6 +177,7 @@ use_dump(const struct kdmp_dump *dump, const struct kdmp_dump *other)
     struct kdmp_space mapped = {0}, streamed = {0};
     enum kdmp_paging_source how;
     enum kdmp_paging paging;
+    struct kdmp_tlb *tlb;
     int field;
 
     REQUIRE(memcmp(info, kdmp_get_info(other), sizeof(*info)) == 0);
@@ -181,13 +192,17 @@ use_dump(const struct kdmp_dump *dump, const struct kdmp_dump *other)
     (void)kdmp_choose_paging(dump, mapped.root, &paging, &how);
     for (field = 0; field < KDMP_FIELD_COUNT; field++)
         REQUIRE(!(info->absent >> field & 1) || info->field[field] == 0);
-    use_address(&mapped, &streamed, 0);
-    use_address(&mapped, &streamed, 0x10000);
-    use_address(&mapped, &streamed, UINT64_MAX - 8);
-    use_address(&mapped, &streamed, UINT32_MAX - 8);
-    use_address(&mapped, &streamed, UINT64_C(0xFFFFF80000000000));
-    use_address(&mapped, &streamed, info->field[KDMP_F_KD_DEBUGGER_DATA_BLOCK]);
-    use_address(&mapped, &streamed, info->field[KDMP_F_PS_LOADED_MODULE_LIST]);
+    REQUIRE(kdmp_tlb_open(1, NULL, &tlb) == KDMP_OK);
+    use_address(&mapped, &streamed, tlb, 0);
+    use_address(&mapped, &streamed, tlb, 0x10000);
+    use_address(&mapped, &streamed, tlb, UINT64_MAX - 8);
+    use_address(&mapped, &streamed, tlb, UINT32_MAX - 8);
+    use_address(&mapped, &streamed, tlb, UINT64_C(0xFFFFF80000000000));
+    use_address(&mapped, &streamed, tlb,
+                info->field[KDMP_F_KD_DEBUGGER_DATA_BLOCK]);
+    use_address(&mapped, &streamed, tlb,
+                info->field[KDMP_F_PS_LOADED_MODULE_LIST]);
+    kdmp_tlb_close(tlb);
 }
 
 /* Roots by trial: the same from both, and one that can be read. */
