@@ -115,3 +115,25 @@ def test_commands_exist(text):
     known = kdmp.cli.build_parser()._subparsers._group_actions[0].choices
     named = set(re.findall(r"`kdmp ([a-z]+)\b", text))
     assert named <= set(known)
+
+
+DOCS = ["README.md", *sorted(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md"))]
+
+
+def named(text):
+    """Files and folders in backquotes."""
+    return re.findall(r"`((?:csrc|kdmp|tests|tools|docs|benchmarks)/[\w./*]*)`", text)
+
+
+@pytest.mark.parametrize("name", DOCS)
+def test_what_is_named_exists(name):
+    """Files and folders in backquotes, and those that links lead to."""
+    page = ROOT / name
+    text = page.read_text("utf-8")
+    missing = [path for path in named(text) if not list(ROOT.glob(path.rstrip("/").replace("NAME", "*")))]
+    links = [link for link in re.findall(r"\]\(([^)#]+)\)", text) if "://" not in link]
+    assert missing + [link for link in links if not (page.parent / link).exists()] == []
+
+
+def test_names_are_seen():
+    assert len(named((ROOT / "docs" / "internals.md").read_text("utf-8"))) > 40
