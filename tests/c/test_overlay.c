@@ -4,7 +4,7 @@
  * SPDX-License-Identifier: MIT
  */
 #include "check.h"
-#include "internal.h"
+#include "tlb.h"
 #include "minidump.h"
 #include "pfnmap.h"
 
