@@ -240,6 +240,23 @@ def test_objects_are_made_once(reader, dump, overlay, image):
     assert reader.read(KERNEL_VA + 0x100, 5) == b"hello"
 
 
+def test_what_failed_to_be_made_keeps_nothing(dump, overlay):
+    """Not the overlay of a call that failed, whether the reader was made before or is made afterwards."""
+    reader = ReaderBase(dump, paging="physical")
+    with pytest.raises(ValueError, match="already has a dump"):
+        reader.__init__(dump, paging="physical", overlay=overlay)
+    assert reader.overlay is None
+    later = ReaderBase.__new__(ReaderBase)
+    with pytest.raises(OverflowError):
+        later.__init__(dump, paging="physical", overlay=overlay, invalid_pte_mask=-1)
+    with pytest.raises(ValueError, match="too large"):
+        later.__init__(dump, paging="x64", dtb=0x1000, overlay=overlay, translation_cache=1 << 40)
+    with pytest.raises(ValueError, match="has no dump"):
+        later.read(0, 1)
+    later.__init__(dump, paging="physical")
+    assert later.overlay is None and later.read(0x1000, 8) == reader.read(0x1000, 8)
+
+
 @pytest.mark.parametrize("name", READS)
 def test_a_reader_without_a_dump(name):
     with pytest.raises(ValueError, match="has no dump"):

@@ -203,13 +203,15 @@ as_pte_format(PyObject *arg, struct kdmp_pte_format *out)
     return 0;
 }
 
-/* None or an overlay over this dump. */
+/* None (NULL) or an overlay over this dump; borrowed. */
 static int
-as_overlay(ReaderObject *self, PyObject *dump, PyObject *arg)
+as_overlay(const ReaderObject *self, PyObject *dump, PyObject *arg,
+           OverlayObject **out)
 {
     OverlayObject *overlay = (OverlayObject *)arg;
 
-    if (arg == Py_None || self->overlay != NULL)
+    *out = NULL;
+    if (arg == Py_None)
         return 0;
     if (!PyObject_TypeCheck(arg, self->state->types[T_OVERLAY])) {
         PyErr_Format(PyExc_TypeError, "overlay must be an Overlay, not %.100s",
@@ -220,7 +222,7 @@ as_overlay(ReaderObject *self, PyObject *dump, PyObject *arg)
         PyErr_SetString(PyExc_ValueError, "the overlay is of another dump");
         return -1;
     }
-    self->overlay = (OverlayObject *)Py_NewRef(arg);
+    *out = overlay;
     return 0;
 }
 
@@ -230,6 +232,23 @@ space_pointer_size(enum kdmp_paging paging, const struct kdmp_info *info)
     if (!has_walk(paging))
         return info->pointer_size;
     return paging == KDMP_PAGING_X86 || paging == KDMP_PAGING_PAE ? 4 : 8;
+}
+
+static int
+reader_traverse(PyObject *op, visitproc visit, void *arg)
+{
+    Py_VISIT(Py_TYPE(op));
+    Py_VISIT(((ReaderObject *)op)->dump);
+    Py_VISIT(((ReaderObject *)op)->overlay);
+    return 0;
+}
+
+static int
+reader_clear(PyObject *op)
+{
+    Py_CLEAR(((ReaderObject *)op)->dump);
+    Py_CLEAR(((ReaderObject *)op)->overlay);
+    return 0;
 }
 
 static int
@@ -253,6 +272,7 @@ reader_init(PyObject *op, PyObject *args, PyObject *kwargs)
     int zero_fill = 0;
     Py_ssize_t cache = DEFAULT_CACHE;
     DumpObject *dump;
+    OverlayObject *overlay;
     struct kdmp_space space = {.root = 0};
     uint64_t limit = DEFAULT_STRING_LIMIT;
     const char *paging_arg = NULL; /* required, but by keyword */
@@ -299,7 +319,7 @@ reader_init(PyObject *op, PyObject *args, PyObject *kwargs)
                         "cache_enabled switches the cache off");
         return -1;
     }
-    if (as_overlay(self, dump_arg, overlay_arg) < 0)
+    if (as_overlay(self, dump_arg, overlay_arg, &overlay) < 0)
         return -1;
     if (mask_arg != Py_None) {
         if (as_u64(mask_arg, "invalid_pte_mask", &space.invalid_pte_mask) < 0)
@@ -313,9 +333,8 @@ reader_init(PyObject *op, PyObject *args, PyObject *kwargs)
     dump = (DumpObject *)dump_arg;
     if (dump_pin(dump) < 0)
         return -1;
-    space.source = self->overlay != NULL
-                       ? kdmp_overlay_source(self->overlay->handle)
-                       : kdmp_get_source(dump->handle);
+    space.source = overlay != NULL ? kdmp_overlay_source(overlay->handle)
+                                   : kdmp_get_source(dump->handle);
     space.dump = dump->handle;
     space.pagefiles = (const struct kdmp_pagefile *const *)dump->pagefiles;
     space.pagefile_count = PAGEFILE_COUNT;
@@ -328,24 +347,12 @@ reader_init(PyObject *op, PyObject *args, PyObject *kwargs)
     self->space = space;
     self->string_limit = limit;
     self->dump = (DumpObject *)Py_NewRef(dump_arg);
-    return has_walk(space.paging) ? reader_cache_init(self, (uint64_t)cache)
-                                  : 0;
-}
-
-static int
-reader_traverse(PyObject *op, visitproc visit, void *arg)
-{
-    Py_VISIT(Py_TYPE(op));
-    Py_VISIT(((ReaderObject *)op)->dump);
-    Py_VISIT(((ReaderObject *)op)->overlay);
-    return 0;
-}
-
-static int
-reader_clear(PyObject *op)
-{
-    Py_CLEAR(((ReaderObject *)op)->dump);
-    Py_CLEAR(((ReaderObject *)op)->overlay);
+    self->overlay = (OverlayObject *)Py_XNewRef(overlay);
+    if (has_walk(space.paging)
+        && reader_cache_init(self, (uint64_t)cache) < 0) {
+        (void)reader_clear(op);
+        return -1;
+    }
     return 0;
 }
 
