@@ -240,6 +240,36 @@ def test_objects_are_made_once(reader, dump, overlay, image):
     assert reader.read(KERNEL_VA + 0x100, 5) == b"hello"
 
 
+def test_arguments_that_change_while_they_are_read():
+    """Conversions run Python code: what was given is what counts, not what it becomes."""
+    runs, fields = [], []
+
+    class Clearing:
+        def __index__(self):
+            runs.clear()
+            fields.clear()
+            return 1
+
+    fields += [Clearing(), 1, 0]
+    runs += [fields, (2, 1, PAGE)]
+    image = bytes(range(256)) * (2 * PAGE // 256)
+    dump = DumpBase(image, raw=("x64", runs))
+    assert (runs, fields) == ([], [])
+    assert [tuple(run) for run in dump.pages.runs()] == [(1, 2, 0)]
+
+    paths = ["", "", ""]
+
+    class Path:
+        def __fspath__(self):
+            paths.clear()
+            return "/nowhere"
+
+    paths[0] = Path()
+    with pytest.raises(FileNotFoundError):
+        DumpBase(image, raw=("x64", ()), pagefiles=paths)
+    assert paths == []
+
+
 def test_what_failed_to_be_made_keeps_nothing(dump, overlay):
     """Not the overlay of a call that failed, whether the reader was made before or is made afterwards."""
     reader = ReaderBase(dump, paging="physical")

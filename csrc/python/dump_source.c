@@ -239,30 +239,39 @@ is_path(PyObject *source)
                : has_attribute((PyObject *)Py_TYPE(source), "__fspath__");
 }
 
+/* A new tuple of what 'arg' has: conversions run Python code, which may change
+   'arg' itself. */
+static PyObject *
+as_tuple(PyObject *arg, const char *message)
+{
+    PyObject *tuple = PySequence_Tuple(arg);
+
+    if (tuple == NULL && PyErr_ExceptionMatches(PyExc_TypeError))
+        PyErr_SetString(PyExc_TypeError, message);
+    return tuple;
+}
+
 /* --- memory images ----------------------------------------------------- */
 
 /* One (pfn, count, file_offset). */
 static int
 convert_run(PyObject *item, struct kdmp_run *out)
 {
-    PyObject *fast =
-        PySequence_Fast(item, "a run is (pfn, count, file_offset)");
+    PyObject *fields = as_tuple(item, "a run is (pfn, count, file_offset)");
     int rc = -1;
 
-    if (fast == NULL)
+    if (fields == NULL)
         return -1;
-    if (PySequence_Fast_GET_SIZE(fast) != 3) {
+    if (PyTuple_GET_SIZE(fields) != 3) {
         PyErr_SetString(PyExc_ValueError, "a run is (pfn, count, file_offset)");
-    } else if (as_u64(PySequence_Fast_GET_ITEM(fast, 0), "pfn", &out->pfn) == 0
-               && as_u64(PySequence_Fast_GET_ITEM(fast, 1), "count",
-                         &out->count)
-                      == 0
-               && as_u64(PySequence_Fast_GET_ITEM(fast, 2), "file_offset",
+    } else if (as_u64(PyTuple_GET_ITEM(fields, 0), "pfn", &out->pfn) == 0
+               && as_u64(PyTuple_GET_ITEM(fields, 1), "count", &out->count) == 0
+               && as_u64(PyTuple_GET_ITEM(fields, 2), "file_offset",
                          &out->file_offset)
                       == 0) {
         rc = 0;
     }
-    Py_DECREF(fast);
+    Py_DECREF(fields);
     return rc;
 }
 
@@ -272,7 +281,7 @@ static int
 convert_raw(PyObject *arg, struct kdmp_raw *raw, struct kdmp_run **runs_out)
 {
     const char *arch;
-    PyObject *runs, *fast;
+    PyObject *runs, *items;
     Py_ssize_t count;
 
     if (!PyTuple_Check(arg)) {
@@ -292,26 +301,25 @@ convert_raw(PyObject *arg, struct kdmp_raw *raw, struct kdmp_run **runs_out)
         }
         raw->machine = (enum kdmp_machine)machine;
     }
-    fast = PySequence_Fast(runs, "runs must be a sequence");
-    if (fast == NULL)
+    items = as_tuple(runs, "runs must be a sequence");
+    if (items == NULL)
         return -1;
-    count = PySequence_Fast_GET_SIZE(fast);
+    count = PyTuple_GET_SIZE(items);
     *runs_out = PyMem_Calloc((size_t)count + 1, sizeof(**runs_out));
     if (*runs_out == NULL) {
-        Py_DECREF(fast);
+        Py_DECREF(items);
         PyErr_NoMemory();
         return -1;
     }
     for (Py_ssize_t i = 0; i < count; i++) {
-        if (convert_run(PySequence_Fast_GET_ITEM(fast, i), &(*runs_out)[i])
-            < 0) {
-            Py_DECREF(fast);
+        if (convert_run(PyTuple_GET_ITEM(items, i), &(*runs_out)[i]) < 0) {
+            Py_DECREF(items);
             PyMem_Free(*runs_out);
             *runs_out = NULL;
             return -1;
         }
     }
-    Py_DECREF(fast);
+    Py_DECREF(items);
     raw->runs = *runs_out;
     raw->run_count = (uint64_t)count;
     return 0;
@@ -347,24 +355,24 @@ open_pagefile(DumpObject *self, PyObject *source, int map,
 static int
 open_pagefiles(DumpObject *self, PyObject *arg, int map)
 {
-    PyObject *fast;
+    PyObject *items;
     int rc = 0;
 
     if (arg == Py_None)
         return 0;
-    fast = PySequence_Fast(arg, "pagefiles must be a sequence of paths");
-    if (fast == NULL)
+    items = as_tuple(arg, "pagefiles must be a sequence of paths");
+    if (items == NULL)
         return -1;
-    if (PySequence_Fast_GET_SIZE(fast) > PAGEFILE_COUNT) {
+    if (PyTuple_GET_SIZE(items) > PAGEFILE_COUNT) {
         PyErr_SetString(PyExc_ValueError, "there are at most 16 page files");
         rc = -1;
     }
-    for (Py_ssize_t i = 0; rc == 0 && i < PySequence_Fast_GET_SIZE(fast); i++) {
+    for (Py_ssize_t i = 0; rc == 0 && i < PyTuple_GET_SIZE(items); i++) {
         self->guard.file = 1 + (int)i;
-        rc = open_pagefile(self, PySequence_Fast_GET_ITEM(fast, i), map,
+        rc = open_pagefile(self, PyTuple_GET_ITEM(items, i), map,
                            &self->pagefiles[i]);
     }
-    Py_DECREF(fast);
+    Py_DECREF(items);
     return rc;
 }
 
