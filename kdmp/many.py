@@ -81,21 +81,25 @@ def _addresses(addresses: Any) -> Any:
         view = memoryview(addresses)
     except TypeError:
         return array.array("Q", addresses)
-    if view.itemsize != 8 or view.format not in ("Q", "L", "q", "l", "@Q", "@L", "=Q", "<Q", "N", "n"):
+    if view.itemsize != 8 or view.format.lstrip("@=<") not in ("Q", "L", "N", "q", "l", "n"):
         raise TypeError(f"addresses must be unsigned 64-bit numbers, not items of format {view.format!r}")
-    return view if view.c_contiguous else array.array("Q", view.tobytes())
+    return view if view.c_contiguous and view.ndim == 1 else array.array("Q", view.tobytes())
 
 
-def _new(count: int, kind: str, size: int) -> Any:
-    """A buffer for `count` items of a struct/numpy kind ("Q", "B") or, with `size`, rows of bytes."""
+def _new(count: int, kind: str) -> Any:
+    """A buffer for `count` numbers of a struct/numpy kind, "Q" or "B"."""
     np = _numpy()
     if np is not None:
-        if size:
-            return np.zeros((count, size), np.uint8)
         return np.zeros(count, {"Q": np.uint64, "B": np.uint8}[kind])
-    if size:
-        return memoryview(bytearray(count * size)).cast("B", (count, size)) if count else memoryview(b"")
     return memoryview(bytearray(8 * count)).cast("Q") if kind == "Q" else memoryview(bytearray(count))
+
+
+def _new_rows(count: int, size: int) -> Any:
+    """A buffer for `count` rows of `size` bytes; a memoryview has no rows if there is nothing in it."""
+    np = _numpy()
+    if np is not None:
+        return np.zeros((count, size), np.uint8)
+    return memoryview(bytearray(count * size)).cast("B", (count, size)) if count * size else memoryview(b"")
 
 
 def _shared(count: int, threads: int, work: Callable[[int, int], None]) -> None:
@@ -122,7 +126,7 @@ def translate_many(reader: "Reader", addresses: Any, threads: int) -> TranslateM
     """As `Reader.translate_many`."""
     vas = _addresses(addresses)
     count = len(vas)
-    pas, statuses = _new(count, "Q", 0), _new(count, "B", 0)
+    pas, statuses = _new(count, "Q"), _new(count, "B")
 
     def work(start: int, stop: int) -> None:
         reader.translate_into(vas[start:stop], pas[start:stop], statuses[start:stop])
@@ -139,7 +143,7 @@ def read_many(reader: "Reader", addresses: Any, size: int, threads: int) -> Read
         raise ValueError(f"size must not be negative, got {size}")
     if count * size > _MAX_BYTES:
         raise MemoryError(f"{count} times {size} bytes")
-    data, statuses = _new(count, "B", size), _new(count, "B", 0)
+    data, statuses = _new_rows(count, size), _new(count, "B")
     flat = _flat(data)
 
     def work(start: int, stop: int) -> None:
@@ -153,7 +157,7 @@ def read_u64_many(reader: "Reader", addresses: Any, threads: int) -> Gathered:
     """As `Reader.read_u64_many`."""
     vas = _addresses(addresses)
     count = len(vas)
-    values, statuses = _new(count, "Q", 0), _new(count, "B", 0)
+    values, statuses = _new(count, "Q"), _new(count, "B")
 
     def work(start: int, stop: int) -> None:
         reader.read_many_into(vas[start:stop], 8, values[start:stop], statuses[start:stop])

@@ -4,6 +4,7 @@ SPDX-License-Identifier: MIT
 """
 
 import array
+import ctypes
 import random
 
 import pytest
@@ -157,6 +158,31 @@ def test_numpy_arrays_of_any_stride(reader, arrays):
     assert reader.read_many(values, 16).data.shape == (4, 16)
     with pytest.raises(TypeError, match="float64"):
         reader.translate_many(numpy.zeros(3))
+
+
+def test_buffers_of_any_shape(reader):
+    """Rows of addresses, and a single one, are the addresses in them."""
+    flat = array.array("Q", [KERNEL_VA, 1, KERNEL_VA + 0x1000, 2])
+    rows = memoryview(flat.tobytes()).cast("Q", (2, 2))
+    assert list(reader.translate_many(rows).pa) == list(reader.translate_many(flat).pa)
+    here = reader.translate(KERNEL_VA).pa
+    for one in (
+        ctypes.c_uint64(KERNEL_VA),
+        (ctypes.c_uint64 * 1)(KERNEL_VA),
+        (ctypes.c_int64 * 1)(KERNEL_VA),
+    ):
+        assert list(reader.translate_many(one).pa) == [here]
+    for wrong in (ctypes.c_double(1), (ctypes.c_uint64.__ctype_be__ * 1)(KERNEL_VA), ctypes.c_void_p(1)):
+        with pytest.raises(TypeError):
+            reader.translate_many(wrong)
+
+
+def test_rows_of_nothing(reader):
+    got = reader.read_many([KERNEL_VA, 1], 0)
+    assert list(got.status) == [0, 0]
+    assert memoryview(got.data).nbytes == 0
+    if many._numpy():
+        assert got.data.shape == (2, 0)
 
 
 def test_what_addresses_may_not_be(reader):
