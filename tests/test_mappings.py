@@ -817,3 +817,28 @@ def test_many_small_ranges_are_no_endless_ones():
     reader = kdmp.open(memory.dump()).reader()
     assert sum(1 for _ in reader.mappings()) == count * 256
     assert len(reader.mappings_buffer()) == 40 * count * 256
+
+
+def test_an_iterator_is_busy_while_it_reads():
+    """A file object that uses the iterator for which it is asked, as another thread would."""
+
+    class Meddling(io.BytesIO):
+        iterator = None
+
+        def read(self, *args):
+            if self.iterator is not None:
+                with pytest.raises(ValueError, match="in use by another thread"):
+                    next(self.iterator)
+                refused.append(True)
+            return super().read(*args)
+
+    refused = []
+    memory = Memory()
+    memory.fill(0x20)
+    Tables(memory).map(0x5000, 0x20000)
+    source = Meddling(memory.dump())
+    with kdmp.open(source) as opened:
+        source.iterator = opened.reader().mappings()
+        assert [(one.start, one.size) for one in source.iterator] == [(0x5000, PAGE)]
+        source.iterator = None
+    assert refused

@@ -137,6 +137,10 @@ int reader_table_limit(ReaderObject *self, uint64_t *limit_out);
 /* Raise that they were too many; -1. */
 int reader_raise_limit(ReaderObject *self, uint64_t address);
 
+/* Raise for an iterator that fetches for another thread, or for a file object
+   that uses it; -1. */
+int reader_raise_busy(void);
+
 /* --- faults.c ---------------------------------------------------------- */
 
 /* Whether what this reader misses may interest a collector: never so after

@@ -62,11 +62,8 @@ ready(ExtentIterator *self)
 {
     int rc;
 
-    if (self->busy) {
-        PyErr_SetString(PyExc_ValueError,
-                        "the iterator is in use by another thread");
-        return -1;
-    }
+    if (self->busy)
+        return reader_raise_busy();
     while (self->next == self->count) {
         if (self->over && !self->cursor.has_pending) {
             self->over = 0;

@@ -22,6 +22,7 @@ typedef struct {
     size_t count;
     size_t next;
     int over;                /* the limit was reached */
+    char busy;               /* a thread is fetching */
     PyObject *names[STATES]; /* of states, made when first needed */
 } MappingIterator;
 
@@ -137,12 +138,25 @@ next_record(MappingIterator *self)
     return mapping_record(self->reader->state, mapping, *name);
 }
 
+int
+reader_raise_busy(void)
+{
+    PyErr_SetString(PyExc_ValueError,
+                    "the iterator is in use by another thread");
+    return -1;
+}
+
 static PyObject *
 iterator_next(PyObject *op)
 {
     MappingIterator *self = (MappingIterator *)op;
     ReaderObject *reader = self->reader;
+    int rc;
 
+    if (self->busy) {
+        (void)reader_raise_busy();
+        return NULL;
+    }
     if (map_guard_is_lost(&reader->dump->guard)) {
         dump_raise_lost(reader->dump);
         return NULL;
@@ -157,9 +171,11 @@ iterator_next(PyObject *op)
         if (self->cursor.done && !self->cursor.has_pending)
             return NULL;
         self->next = self->count = 0;
-        if (fetch(reader, &self->cursor, self->batch, BATCH, &self->count,
-                  &self->over)
-            < 0)
+        self->busy = 1;
+        rc = fetch(reader, &self->cursor, self->batch, BATCH, &self->count,
+                   &self->over);
+        self->busy = 0;
+        if (rc < 0)
             return NULL;
     }
     return next_record(self);
