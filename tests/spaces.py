@@ -31,7 +31,7 @@ class Space:
         self.pages = {}
         self.paging = paging
         self.reads = 0
-        self.owner = SimpleNamespace(pages=frames)
+        self.owner = SimpleNamespace(pages=frames, phys=self)  # physical and virtual are the same
 
     def put(self, va, data):
         for k, byte in enumerate(data):
@@ -61,6 +61,10 @@ class Space:
         if len(data) < size:
             raise kdmp.NotPresentError(f"no page at {va + len(data):#x}")
         return data
+
+    def try_read_exact(self, va, size):
+        data = self.read(va, size)
+        return data if len(data) == size else None
 
     def read_uint(self, va, size):
         return int.from_bytes(self.read_exact(va, size), "little")
