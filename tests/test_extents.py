@@ -37,6 +37,7 @@ from dumpbuilder import (
 )
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from meddling import Meddling
 from test_core_cffi import Core
 from test_mappings import Sparse
 from test_triage import triage
@@ -705,26 +706,13 @@ def test_threads_share_a_dump_but_not_an_iterator():
 
 
 def test_an_iterator_is_busy_while_it_reads():
-    """A file object that uses the iterator for which it is asked."""
-
-    class Meddling(io.BytesIO):
-        iterator = None
-
-        def read(self, *args):
-            if self.iterator is not None:
-                for call in (lambda: next(self.iterator), lambda: self.iterator.skip(1)):
-                    with pytest.raises(ValueError, match="in use by another thread"):
-                        call()
-                refused.append(True)
-            return super().read(*args)
-
-    refused = []
     memory = Memory()
     memory.fill(0x20)
     Tables(memory).map(0x5000, 0x20000)
     source = Meddling(memory.dump())
     with kdmp.open(source) as dump:
-        source.iterator = dump.reader().extents()
-        assert [tuple(one)[:2] for one in source.iterator] == [(0x5000, 0x20000)]
-        source.iterator = None
-    assert refused
+        extents = dump.reader().extents()
+        source.calls = (lambda: next(extents), lambda: extents.skip(1))
+        assert [tuple(one)[:2] for one in extents] == [(0x5000, 0x20000)]
+        source.calls = ()
+    assert source.refused

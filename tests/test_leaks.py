@@ -1010,14 +1010,14 @@ def test_attribute(kind, name, world):
     assert_no_leak(get)
 
 
-def seen(leak):
+def check_seen(leak):
     with pytest.raises(pytest.fail.Exception, match="calls leave"):
         assert_no_leak(leak)
 
 
 def test_the_watch_sees_objects():
     kept = []
-    seen(lambda: kept.append(object()))
+    check_seen(lambda: kept.append(object()))
 
 
 @pytest.mark.skipif(not heap(), reason="the C library does not tell what it has given out")
@@ -1025,7 +1025,7 @@ def test_the_watch_sees_bytes():
     malloc = ctypes.CDLL(None).malloc
     malloc.argtypes = [ctypes.c_size_t]
     malloc.restype = None  # no object is kept, the bytes alone are lost
-    seen(lambda: malloc(100))
+    check_seen(lambda: malloc(100))
 
 
 @pytest.mark.skipif(not descriptors(), reason="this system does not list what is open")
@@ -1038,7 +1038,7 @@ def test_the_watch_sees_descriptors():
             kept.append(os.open(os.devnull, os.O_RDONLY))
 
     try:
-        seen(leak)
+        check_seen(leak)
     finally:
         for number in kept:
             os.close(number)

@@ -18,6 +18,7 @@ from pathlib import Path
 import pytest
 from archtables import MODES, ArchTables, dump, flat
 from dumpbuilder import KB4, MB2, PAGE, Memory, P, Tables, U, W
+from meddling import Meddling
 from test_core_cffi import Core
 
 import kdmp
@@ -820,25 +821,13 @@ def test_many_small_ranges_are_no_endless_ones():
 
 
 def test_an_iterator_is_busy_while_it_reads():
-    """A file object that uses the iterator for which it is asked, as another thread would."""
-
-    class Meddling(io.BytesIO):
-        iterator = None
-
-        def read(self, *args):
-            if self.iterator is not None:
-                with pytest.raises(ValueError, match="in use by another thread"):
-                    next(self.iterator)
-                refused.append(True)
-            return super().read(*args)
-
-    refused = []
     memory = Memory()
     memory.fill(0x20)
     Tables(memory).map(0x5000, 0x20000)
     source = Meddling(memory.dump())
     with kdmp.open(source) as opened:
-        source.iterator = opened.reader().mappings()
-        assert [(one.start, one.size) for one in source.iterator] == [(0x5000, PAGE)]
-        source.iterator = None
-    assert refused
+        ranges = opened.reader().mappings()
+        source.calls = (lambda: next(ranges),)
+        assert [(one.start, one.size) for one in ranges] == [(0x5000, PAGE)]
+        source.calls = ()
+    assert source.refused
